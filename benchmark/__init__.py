@@ -1,0 +1,1 @@
+"""The harness: experiments, training, measurement, records and reports."""

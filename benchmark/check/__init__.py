@@ -1,0 +1,196 @@
+"""The contract as a library: is this model or task sound enough to be compared?
+
+`seqbench check` runs it on a user's own file, the contract tests on everything in `models/` and `tasks/`.
+Each check is one function whose docstring says the rule (`MODEL_CHECKS`, `TASK_CHECKS`); it raises
+`CheckFailed` where the rule does not hold, and returns a remark, empty as a rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from benchmark.config import (
+    ROOT,
+    UserError,
+    available,
+    checked,
+    load_yaml,
+    model_module,
+    one_line,
+    task_module,
+    unknown_name,
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found."""
+
+    name: str
+    ok: bool
+    message: str
+    """One line: what is wrong, where, what was expected and what was got; or a remark; or nothing."""
+
+
+class CheckFailed(Exception):
+    """A rule does not hold; the text is one line."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(one_line(text))
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+SubjectT = TypeVar("SubjectT", bound=_Named)
+
+
+def outcome_of(check: Callable[[SubjectT], str], subjects: list[SubjectT]) -> Outcome:
+    """One check on all subjects; the first that fails is named."""
+    import torch
+
+    name = check.__name__.replace("_", " ")
+    remarks: dict[str, None] = {}
+    for subject in subjects:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                remarks[check(subject)] = None
+        except CheckFailed as failure:
+            return Outcome(name, False, f"{subject.name}: {failure}")
+        except Exception as error:  # of the code under check, which may do anything
+            return Outcome(name, False, f"{subject.name}: {described(error)}")
+    return Outcome(name, True, "; ".join(remark for remark in remarks if remark))
+
+
+def described(error: BaseException) -> str:
+    """`ValueError: text (file:line)`, the line being where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})" if trace else ""
+    text = one_line(str(error).partition("\n")[0])
+    return f"{type(error).__name__}: {text}{where}"
+
+
+def check_named(name: str, data_directory: Path) -> list[Outcome]:
+    """Check a model or a task, by its name, its preset's name, or the path of its .py file.
+
+    Raises:
+        UserError: there is no such model or task, or it needs settings or data that are not there.
+    """
+    if name.endswith(".py"):
+        try:
+            model_module(name, files_allowed=True)
+        except UserError as no_model:
+            if "must export a class Config" not in str(no_model):
+                raise
+            try:
+                task_module(name, files_allowed=True)
+            except UserError:
+                raise UserError(f"{no_model}, or from tasks.TaskConfig") from None
+            return check_task(name, data_directory=data_directory)
+        return check_model(name)
+    names = {kind: [*available(kind), *presets(kind)] for kind in ("models", "tasks")}
+    if name in names["models"]:
+        return check_model(name)
+    if name in names["tasks"]:
+        return check_task(name, data_directory=data_directory)
+    error = unknown_name("check", name, [*names["models"], *names["tasks"]])
+    raise UserError(f"{error}; or the path of a .py file")
+
+
+def presets(kind: str) -> list[str]:
+    """Names of the presets in `configs/models` or `configs/tasks`."""
+    return sorted(path.stem for path in (ROOT / "configs" / kind).glob("*.yaml"))
+
+
+def _section(kind: str, name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name of the model or task, and its options, from a preset's name or its own."""
+    if name.endswith(".py") or name in available(f"{kind}s"):
+        return name, dict(options)
+    if name not in presets(f"{kind}s"):
+        raise unknown_name(f"{kind}.name", name, [*available(f"{kind}s"), *presets(f"{kind}s")])
+    path = ROOT / "configs" / f"{kind}s" / f"{name}.yaml"
+    section = load_yaml(path).get(kind)
+    if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        raise UserError(f"{path}: needs a section {kind} with a name")
+    return section["name"], {key: value for key, value in section.items() if key != "name"} | dict(options)
+
+
+def check_model(name: str, options: Mapping[str, Any] | None = None) -> list[Outcome]:
+    """Run every model check, at the size that `Config.tiny()` gives.
+
+    Args:
+        name: a file of `models/` by its stem, a preset, or the path of a .py file. What is no preset is
+            checked with every other value of its options too.
+        options: fields of its `Config`, over those of the preset.
+    """
+    from benchmark.check.model import MODEL_CHECKS, ModelUnderCheck, at_test_size, variants
+
+    module_name, fields = _section("model", name, options or {})
+    config = checked("model", model_module(module_name, files_allowed=True).module.Config, fields)
+    subjects = []
+    try:
+        small = at_test_size(config)
+        subjects.append(ModelUnderCheck(name, small))
+        if module_name == name:
+            subjects += [ModelUnderCheck(f"{name} {changed}", other) for changed, other in variants(small)]
+    except Exception as error:  # of the code under check, which may do anything
+        return [Outcome("a config gives a model of test size", False, f"{name}: tiny: {described(error)}")]
+    return [outcome_of(check, subjects) for check in MODEL_CHECKS]
+
+
+def preflight_model(name: str, config: Any) -> None:
+    """What is checked before anything is trained: answers of the right form, and no look at the future.
+
+    Takes a fraction of a second, at the size that `config.tiny()` gives; the random state stays as it was.
+
+    Raises:
+        UserError: the model is not sound; one line that names model, hook, what was expected, what was got.
+    """
+    from benchmark.check.model import (
+        ModelUnderCheck,
+        at_test_size,
+        no_target_position_sees_its_future,
+        the_hooks_answer_in_the_right_form,
+    )
+
+    subject = ModelUnderCheck(name, at_test_size(config))
+    for check in (the_hooks_answer_in_the_right_form, no_target_position_sees_its_future):
+        outcome = outcome_of(check, [subject])
+        if not outcome.ok:
+            raise UserError(f"model.name: {outcome.message}")
+
+
+def check_task(
+    name: str, options: Mapping[str, Any] | None = None, *, data_directory: Path, tiny: bool = False
+) -> list[Outcome]:
+    """Run every task check.
+
+    Args:
+        name: a file of `tasks/` by its stem, a preset, or the path of a .py file.
+        options: fields of its `Config`, over those of the preset.
+        tiny: at the size that `Config.tiny()` gives.
+
+    Raises:
+        UserError: settings or data that the task needs are not there.
+    """
+    from benchmark.check.task import TASK_CHECKS, TaskUnderCheck
+
+    module_name, fields = _section("task", name, options or {})
+    config = checked("task", task_module(module_name, files_allowed=True).module.Config, fields)
+    subject = TaskUnderCheck(name, config.tiny() if tiny else config, data_directory)
+    try:
+        subject.build()
+    except (ValueError, OSError) as error:
+        text = str(error)
+        raise UserError(text if text.startswith("task.") else f"task: {text}") from None
+    except Exception as error:  # of the code under check, which may do anything
+        return [Outcome("a config gives a task", False, f"{name}: build: {described(error)}")]
+    return [outcome_of(check, [subject]) for check in TASK_CHECKS]

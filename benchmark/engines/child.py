@@ -1,0 +1,201 @@
+"""What runs inside the process of one cell: train, score, write the record; or say in a record why not."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmark.config import Experiment, RunOptions, UserError, experiment_from, load_yaml, one_line
+from benchmark.record import Provenance, SpeedRecord, TrainRecord, take_provenance
+from benchmark.store import RunFolder, StorageError
+
+
+def options_json(options: RunOptions) -> str:
+    """The options as one argument of a child's command line."""
+    return json.dumps(dataclasses.asdict(options), default=str)
+
+
+def options_from_json(text: str) -> RunOptions:
+    fields = json.loads(text)
+    for name in ("results", "data_directory", "cache_directory"):
+        fields[name] = Path(fields[name])
+    return RunOptions(**fields)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it is killed outright (Linux)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run_child(run_folder: Path, options: RunOptions) -> int:
+    """Train and score the run whose folder is given; the exit code of the process.
+
+    The record says how it went; the exit code says so again: 0 for a complete record, 1 for a failed one, and
+    what a signal asks for without any.
+
+    Raises:
+        UserError: a mistake of the user, which leaves no record.
+        StorageError: the disk did not take the record.
+    """
+    folder = RunFolder(run_folder)
+    document = load_yaml(folder.config_path)
+    experiment = experiment_from(document.get("experiment") or {}, files_allowed=options.trust_code)
+    if experiment.run_id() != folder.run_id:
+        raise UserError(
+            f"{folder.config_path}: its fields give run {experiment.run_id()}, not {folder.run_id}"
+        )
+    # Lightning starts this command again for each further process of a run; the first one keeps the record.
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if first:
+        folder.remove_unfinished()
+    from benchmark.trainer import Interrupted, run_cell
+
+    if experiment.model_file_sha256 is not None:  # those of the repository are checked by its tests
+        from benchmark.check import preflight_model
+
+        preflight_model(experiment.model_name, experiment.model)
+    try:
+        record = run_cell(experiment, folder.path, options)
+    except (UserError, StorageError):
+        raise
+    except Interrupted as error:
+        return error.exit_code
+    except Exception as error:
+        if not first:
+            raise
+        traceback.print_exc()
+        record = failed_record(experiment, options, reason_of(error), peak_memory_bytes=_peak_bytes())
+    if record is None:
+        return 0
+    folder.write_record(record)
+    return 1 if record.status == "failed" else 0
+
+
+def resolve_child(documents: Sequence[dict[str, Any]], options: RunOptions) -> list[dict[str, Any]]:
+    """Experiments as documents, their budgets turned into steps and their precision chosen on this device.
+
+    Precision is measured once: two models of a study never differ in it by the noise of a measurement.
+    """
+    from benchmark.resolution import measured_precision, resolve
+    from benchmark.trainer import choose_device
+
+    device = choose_device(options.device)
+    # Whoever asked for these has named their files, and the hashes are checked.
+    experiments = [experiment_from(document, files_allowed=True) for document in documents]
+    if any(experiment.training.precision == "auto" for experiment in experiments):
+        precision = measured_precision(device)
+        experiments = [
+            dataclasses.replace(
+                experiment, training=experiment.training.model_copy(update={"precision": precision})
+            )
+            if experiment.training.precision == "auto"
+            else experiment
+            for experiment in experiments
+        ]
+    return [resolve(experiment, options).document() for experiment in experiments]
+
+
+def run_speed_child(run_folder: Path, options: RunOptions) -> int:
+    """Time the models of a study against each other and write the record; the exit code of the process."""
+    from benchmark.measure.speed import measure_speed
+
+    folder = RunFolder(run_folder)
+    folder.remove_unfinished()
+    documents = load_yaml(folder.config_path).get("experiment") or {}
+    experiments = {
+        name: experiment_from(document, files_allowed=options.trust_code)
+        for name, document in documents.items()
+    }
+    try:
+        record = measure_speed(experiments, options, folder.run_id)
+    except (UserError, StorageError):
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        record = failed_speed_record(folder.run_id, experiments, options, reason_of(error))
+    folder.write_record(record)
+    return 1 if record.status == "failed" else 0
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run failed, in one line; running out of memory is told apart."""
+    text = one_line(f"{type(error).__name__}: {error}")
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"oom_device: {text}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
+        return f"oom_host: {text}"
+    return text
+
+
+def failed_record(
+    experiment: Experiment, options: RunOptions, failure: str, *, peak_memory_bytes: int | None = None
+) -> TrainRecord:
+    """The record of a run that measured nothing."""
+    return TrainRecord(
+        run_id=experiment.run_id(),
+        study=options.study,
+        model_preset=options.model_preset,
+        model_name=experiment.model_name,
+        model_version=experiment.model.version,
+        task_preset=options.task_preset,
+        task_name=experiment.task_name,
+        task_version=experiment.task.version,
+        seed=experiment.seed,
+        experiment=experiment.document(),
+        provenance=_provenance(experiment, options),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        status="failed",
+        failure=failure,
+        peak_memory_bytes=peak_memory_bytes,
+    )
+
+
+def failed_speed_record(
+    run_id: str, experiments: Mapping[str, Experiment], options: RunOptions, failure: str
+) -> SpeedRecord:
+    """The record of a comparison of speeds that measured nothing."""
+    first = next(iter(experiments.values()))
+    return SpeedRecord(
+        run_id=run_id,
+        study=options.study,
+        task_preset=options.task_preset,
+        task_name=first.task_name,
+        task_version=first.task.version,
+        experiments={name: experiment.document() for name, experiment in experiments.items()},
+        provenance=_provenance(first, options),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        status="failed",
+        failure=failure,
+    )
+
+
+def _provenance(experiment: Experiment, options: RunOptions) -> Provenance:
+    import torch
+
+    on_cuda = options.device in ("auto", "cuda") and torch.cuda.is_available()
+    precision = experiment.training.precision
+    assert precision != "auto"
+    return take_provenance(
+        device=torch.device("cuda" if on_cuda else "cpu"), precision=precision, devices=options.devices
+    )
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

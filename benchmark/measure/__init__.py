@@ -1,0 +1,1 @@
+"""What is measured, each quantity in the file of its name."""

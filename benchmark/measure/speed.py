@@ -1,0 +1,408 @@
+"""Speeds that may be compared: all models of a study timed in interleaved, shuffled rounds in one process.
+
+Every round gives each contestant the same batches of the task. The first model takes part twice, which shows
+what difference the machine makes up by itself (A/A). Beside each model stand its limit, the time that its
+matrix products alone would take at the peak measured in the same rounds, its plain PyTorch form, and the same
+steps through the trainer.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmark.config import Experiment, RunOptions, UserError
+from benchmark.evaluation import Process
+from benchmark.measure.plain import plain_form
+from benchmark.measure.steps import StepLog
+from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
+from benchmark.module import Seq2SeqModule, rate_factor, step_seed
+from benchmark.outcome import resolved_precision
+from benchmark.record import SpeedRecord, SpeedRow, take_provenance
+from benchmark.trainer import build_model, choose_device, corpus_of, make_trainer, quiet, set_threads
+from models import BEGIN, Seq2SeqModel
+from tasks import TRAIN, Batch
+from tasks.data import batching
+from tasks.data.corpus import Corpus
+from tasks.data.module import DataModule
+
+ROUNDS, WARMUP_ROUNDS = 15, 2
+GENERATION_ROUNDS = 7
+STEPS = 5
+"""Training steps of a contestant in one round."""
+GENERATED_WORDS = 64
+"""Words that generation is forced to produce, so that all models do equally much."""
+GENERATED_SENTENCES = 32
+WITHOUT_CACHE = ", whole prefix again"
+PEAK_SIZE = 2048
+AGAIN = "train again"
+"""The second entry of the first model."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One thing that is timed in every round."""
+
+    model: str
+    phase: str
+    work: Callable[[int], float]
+    """Seconds of a round."""
+    amount: Callable[[int], float]
+    """What the round produces, in `unit`s."""
+    quantity: str
+    unit: str
+
+
+class PlainLoop:
+    """Training as a short program does it, on the given model: the measure of what the trainer adds."""
+
+    def __init__(
+        self, experiment: Experiment, model: nn.Module, device: torch.device, *, fused: bool
+    ) -> None:
+        self.training, self.seed, self.device = experiment.training, experiment.seed, device
+        self.model = model.to(device).train()
+        self.process = Process(device=device, precision=experiment.training.precision)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.training.learning_rate,
+            betas=(self.training.beta1, self.training.beta2),
+            eps=self.training.epsilon,
+            weight_decay=self.training.weight_decay,
+            fused=fused or None,
+        )
+        self.steps = 0
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Nats per target word."""
+        assert isinstance(self.model, Seq2SeqModel)
+        hidden = self.model.decode(batch.target_in, self.model.encode(batch.source, batch.source_mask))
+        total = self.model.cross_entropy(hidden, batch.target_out, self.training.label_smoothing)
+        return total * (1 / batch.target_tokens)
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step; the loss before it."""
+        torch.manual_seed(step_seed(self.seed, self.steps, 0))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.training.learning_rate * rate_factor(self.training, self.steps)
+        with self.process.autocast():
+            loss = self.loss(batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.training.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
+        self.optimizer.step()
+        self.steps += 1
+        return loss.detach()
+
+
+class _PlainFormLoop(PlainLoop):
+    def loss(self, batch: Batch) -> Tensor:
+        form: Any = self.model
+        loss: Tensor = form.loss(batch, self.training.label_smoothing)
+        return loss
+
+
+class _Rounds:
+    """The batches of every round, the same for all contestants, and the work done on them."""
+
+    def __init__(self, data: DataModule, device: torch.device, rounds: int, seed: int) -> None:
+        split = data.corpus.splits[TRAIN]
+        plan = data.training.epoch(0)
+        chosen = random.Random(seed).choices(range(len(plan)), k=rounds * STEPS)
+        batches = [_to(batching.collate(split, plan[number], rank=0, world=1), device) for number in chosen]
+        self.batches = [batches[number * STEPS : (number + 1) * STEPS] for number in range(rounds)]
+
+    def target_tokens(self, number: int) -> float:
+        return sum(batch.target_tokens for batch in self.batches[number])
+
+    def operations(self, experiment: Experiment, vocabulary_size: int, number: int) -> float:
+        """Of both passes, by the model's closed form; padding counts but in the output projection."""
+        total = 0.0
+        for batch in self.batches[number]:
+            (rows, source), target = batch.source.shape, batch.target_in.shape[1]
+            theory = experiment.model.theory(vocabulary_size, source, target)
+            without_words = experiment.model.theory(0, source, target).operations
+            projection = (theory.operations - without_words) * batch.target_tokens / target
+            total += 3 * (rows * without_words + projection)
+        return total
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return batch._replace(
+        source=batch.source.to(device),
+        source_mask=batch.source_mask.to(device),
+        target_in=batch.target_in.to(device),
+        target_out=batch.target_out.to(device),
+    )
+
+
+def measure_speed(experiments: dict[str, Experiment], options: RunOptions, run_id: str) -> SpeedRecord:
+    """Time the experiments' models, by the names that reports call them.
+
+    Raises:
+        UserError: they do not share task, data and precision, so that their speeds say nothing together.
+    """
+    quiet()
+    first = next(iter(experiments.values()))
+    for name, experiment in experiments.items():
+        for section in ("task", "data"):
+            if experiment.document()[section] != first.document()[section]:
+                raise UserError(
+                    f"measure: speed compares models on one task; {name} has another {section} section"
+                )
+        if experiment.training.precision != first.training.precision:
+            raise UserError(f"measure: speed compares models in one precision; {name} has another")
+    device = choose_device(options.device)
+    set_threads(options.threads)
+    _, corpus = corpus_of(first, options.data_directory, options.cache_directory)
+    data = DataModule(corpus, batch_tokens=first.data.batch_tokens, seed=first.seed)
+    clock = Clock(device)
+    rounds = _Rounds(data, device, ROUNDS, first.seed)
+    trained, generated = [_peak(device, clock)], []
+    for name, experiment in experiments.items():
+        trained += _training(name, experiment, corpus, rounds, device, clock)
+        generated += _generation(name, experiment, corpus, device, clock)
+    again = _training(next(iter(experiments)), first, corpus, rounds, device, clock)[0]
+    trained.append(replace(again, phase=AGAIN))
+    seconds = {
+        **_timed(trained, rounds=ROUNDS),
+        **_timed(generated, rounds=GENERATION_ROUNDS),
+    }
+    rows = _rows([*trained, *generated], seconds, experiments, rounds, len(corpus.vocabulary))
+    provenance = take_provenance(device=device, precision=resolved_precision(first))
+    return SpeedRecord(
+        run_id=run_id,
+        study=options.study,
+        task_preset=options.task_preset,
+        task_name=first.task_name,
+        task_version=first.task.version,
+        status="done",
+        provenance=provenance,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        experiments={name: experiment.document() for name, experiment in experiments.items()},
+        rows=rows,
+        timing_method=f"{clock.name}; {ROUNDS} interleaved, shuffled rounds of {STEPS} steps after "
+        f"{WARMUP_ROUNDS} warm-up rounds; medians with intervals of order statistics, ratios as geometric "
+        "means over rounds with t-intervals",
+    )
+
+
+def _peak(device: torch.device, clock: Clock) -> Contestant:
+    """Matrix products of a size at which the device is at its best."""
+    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device) for _ in range(2))
+    out = torch.empty_like(a)
+
+    def work(_: int) -> float:
+        begin = clock.mark()
+        torch.mm(a, b, out=out)
+        return clock.seconds(begin, clock.mark())
+
+    return Contestant(
+        "device", "peak", work, lambda _: 2.0 * PEAK_SIZE**3, "operations_per_second", "operations/s"
+    )
+
+
+def _timed(contestants: Sequence[Contestant], *, rounds: int) -> dict[tuple[str, str], list[float]]:
+    works = {f"{one.model} {one.phase}": one.work for one in contestants}
+    seconds = interleaved(works, rounds=rounds, warmup=WARMUP_ROUNDS, seed=0)
+    return {(one.model, one.phase): seconds[f"{one.model} {one.phase}"] for one in contestants}
+
+
+def _training(
+    name: str, experiment: Experiment, corpus: Corpus, rounds: _Rounds, device: torch.device, clock: Clock
+) -> list[Contestant]:
+    """A model and its plain form, in training."""
+    size = len(corpus.vocabulary)
+    experiment = replace(experiment, training=experiment.training.model_copy(update={"steps": 10**6}))
+
+    def contestant(phase: str, loop: PlainLoop) -> Contestant:
+        def work(number: int) -> float:
+            begin = clock.mark()
+            for batch in rounds.batches[number]:
+                loop.step(batch)
+            return clock.seconds(begin, clock.mark())
+
+        return Contestant(name, phase, work, rounds.target_tokens, "target_tokens_per_second", "tokens/s")
+
+    found = [contestant("train", PlainLoop(experiment, build_model(experiment, size), device, fused=True))]
+    form = plain_form(experiment.model, size)
+    if form is not None:
+        found.append(contestant("train plain form", _PlainFormLoop(experiment, form, device, fused=False)))
+    return found
+
+
+def _generation(
+    name: str, experiment: Experiment, corpus: Corpus, device: torch.device, clock: Clock
+) -> list[Contestant]:
+    """A model that generates with a full batch, one sentence alone, and a full batch without its cache."""
+    model = build_model(experiment, len(corpus.vocabulary)).to(device).eval()
+    process = Process(device=device, precision=experiment.training.precision)
+
+    def contestant(sentences: int, generate: Callable[..., Tensor], what: str) -> Contestant:
+        source, mask = _sources(corpus, sentences, device)
+
+        def work(_: int) -> float:
+            begin = clock.mark()
+            with process.autocast():
+                generate(model, source, mask, GENERATED_WORDS)
+            return clock.seconds(begin, clock.mark())
+
+        phase = f"generate {GENERATED_WORDS} words, batch {sentences}{what}"
+        amount = functools.partial(_constant, float(sentences * GENERATED_WORDS))
+        return Contestant(name, phase, work, amount, "target_tokens_per_second", "tokens/s")
+
+    return [
+        contestant(GENERATED_SENTENCES, _cached, ""),
+        contestant(1, _cached, ""),
+        contestant(GENERATED_SENTENCES, _whole_prefix, WITHOUT_CACHE),
+    ]
+
+
+def _constant(value: float, _: int) -> float:
+    return value
+
+
+def _sources(corpus: Corpus, sentences: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The first sentences of the validation split, padded."""
+    split = corpus.splits["validation"]
+    batch = batching.collate(split, np.arange(min(sentences, len(split)), dtype=np.int32), rank=0, world=1)
+    return batch.source.to(device), batch.source_mask.to(device)
+
+
+@torch.inference_mode()
+def _cached(model: Seq2SeqModel, source: Tensor, mask: Tensor, words: int) -> Tensor:
+    """Greedy generation of exactly `words` words, (B, words)."""
+    state = model.start(model.encode(source, mask))
+    token = torch.full((len(source),), BEGIN, device=source.device)
+    produced = []
+    for _ in range(words):
+        hidden, state = model.decode_step(token, state)
+        token = model.logits(hidden).argmax(-1)
+        produced.append(token)
+    return torch.stack(produced, 1)
+
+
+@torch.inference_mode()
+def _whole_prefix(model: Seq2SeqModel, source: Tensor, mask: Tensor, words: int) -> Tensor:
+    """The same without a cache: each word decodes the whole prefix again and projects its last position."""
+    memory = model.encode(source, mask)
+    prefix = torch.full((len(source), 1), BEGIN, device=source.device)
+    for _ in range(words):
+        token = model.logits(model.decode(prefix, memory)[:, -1]).argmax(-1)
+        prefix = torch.cat((prefix, token[:, None]), 1)
+    return prefix[:, 1:]
+
+
+def _rows(
+    contestants: Sequence[Contestant],
+    times: dict[tuple[str, str], list[float]],
+    experiments: dict[str, Experiment],
+    rounds: _Rounds,
+    vocabulary_size: int,
+) -> list[SpeedRow]:
+    def row(one: Contestant, quantity: str, unit: str, interval: Interval, **conditions: Any) -> SpeedRow:
+        return SpeedRow(
+            model=one.model,
+            phase=one.phase,
+            quantity=quantity,
+            value=interval.value,
+            unit=unit,
+            low=interval.low,
+            high=interval.high,
+            rounds=len(times[one.model, one.phase]),
+            conditions=conditions,
+        )
+
+    rows = []
+    for one in contestants:
+        rates = [one.amount(number) / taken for number, taken in enumerate(times[one.model, one.phase])]
+        rows.append(row(one, one.quantity, one.unit, median(rates)))
+    peak = max(2 * PEAK_SIZE**3 / taken for taken in times["device", "peak"])
+    baseline = next(iter(experiments))
+    for one in contestants:
+        key = (one.model, one.phase)
+        if one.phase == "train":
+            limits = [
+                rounds.operations(experiments[one.model], vocabulary_size, number) / peak
+                for number in range(ROUNDS)
+            ]
+            rows.append(row(one, "share_of_matrix_product_limit", "ratio", ratio(limits, times[key])))
+            if one.model != baseline:
+                rows.append(
+                    row(
+                        one,
+                        "speed_ratio",
+                        "ratio",
+                        ratio(times[baseline, "train"], times[key]),
+                        baseline=baseline,
+                    )
+                )
+            plain = times.get((one.model, "train plain form"))
+            if plain is not None:
+                rows.append(row(one, "speed_ratio", "ratio", ratio(plain, times[key]), baseline="plain form"))
+        if one.phase == AGAIN:
+            noise = ratio(times[one.model, "train"], times[key])
+            rows.append(row(one, "noise_floor", "ratio", noise, baseline=f"{one.model}, itself"))
+        whole = times.get((one.model, f"{one.phase}{WITHOUT_CACHE}"))
+        if whole is not None:
+            rows.append(
+                row(
+                    one,
+                    "speed_ratio",
+                    "ratio",
+                    ratio(whole, times[key]),
+                    baseline="whole prefix decoded again",
+                )
+            )
+    return rows
+
+
+def harness_ratio(
+    experiment: Experiment, options: RunOptions, *, rounds: int, steps: int
+) -> tuple[Interval, Interval, bool]:
+    """Speed through the trainer as a share of the plain loop's, step time, and whether losses are equal.
+
+    Both train the same model on the same batches from the same start, in turn; the trainer's start-up is left
+    out, as is the first step of each.
+    """
+    quiet()
+    device = choose_device(options.device)
+    set_threads(options.threads)
+    _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
+    training = experiment.training.model_copy(update={"steps": steps})
+    experiment = replace(experiment, training=training)
+    data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
+    clock = Clock(device)
+    losses: dict[str, list[float]] = {}
+
+    def through_trainer(_: int) -> float:
+        module = Seq2SeqModule(build_model(experiment, len(corpus.vocabulary)), training, experiment.seed)
+        log = StepLog(clock)
+        trainer = make_trainer(experiment, device, callbacks=[log], logger=None, folder=options.results)
+        trainer.fit(module, datamodule=data)
+        log.flush(trainer)
+        losses["trainer"] = log.losses
+        return sum(log.seconds[1:])
+
+    def plain(_: int) -> float:
+        loop = PlainLoop(experiment, build_model(experiment, len(corpus.vocabulary)), device, fused=True)
+        batches = iter(data.train_dataloader())
+        taken = [loop.step(_to(next(batches), device))]
+        begin = clock.mark()
+        for _ in range(steps - 1):
+            taken.append(loop.step(_to(next(batches), device)))
+        total = clock.seconds(begin, clock.mark())
+        losses["plain"] = torch.stack(taken).tolist()
+        return total
+
+    seconds = interleaved({"trainer": through_trainer, "plain": plain}, rounds=rounds, warmup=1, seed=0)
+    step = median([taken / (steps - 1) for taken in seconds["plain"]])
+    return ratio(seconds["plain"], seconds["trainer"]), step, losses["trainer"] == losses["plain"]

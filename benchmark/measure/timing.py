@@ -1,0 +1,100 @@
+"""The one clock of the project, and comparisons of time that hold on a machine whose speed drifts."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmark.measure.significance import summarise
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Clock:
+    """Marks in the device's own order of work, and the seconds between two of them.
+
+    On a CPU a mark is `time.perf_counter`, which does not jump with the wall clock. CUDA works behind the
+    program's back, so there a mark is an event in its stream, and `seconds` waits until the device has passed
+    it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+        self.name = "torch.cuda.Event" if self.on_cuda else "time.perf_counter"
+
+    def mark(self) -> float | torch.cuda.Event:
+        if not self.on_cuda:
+            return time.perf_counter()
+        import torch
+
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, begin: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+        """From `begin` to `end`, both from `mark`."""
+        if isinstance(begin, float):
+            assert isinstance(end, float)
+            return end - begin
+        assert not isinstance(end, float)
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A value and the 95 % interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+def interleaved(
+    contestants: Mapping[str, Callable[[int], float]], *, rounds: int, warmup: int, seed: int
+) -> dict[str, list[float]]:
+    """Seconds of every contestant in every round; all take part in each round, in an order drawn anew.
+
+    A contestant gets the number of the round, does its work for it and returns the seconds. Drift of the
+    machine is then shared by all, and so cancels in ratios within rounds. The `warmup` rounds before round 0
+    are not returned.
+    """
+    order = list(contestants)
+    shuffle = random.Random(seed)
+    seconds: dict[str, list[float]] = {name: [] for name in order}
+    for number in range(-warmup, rounds):
+        shuffle.shuffle(order)
+        for name in order:
+            taken = contestants[name](max(number, 0))
+            if number >= 0:
+                seconds[name].append(taken)
+    return seconds
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interval:
+    """Geometric mean of the ratios within rounds, and its t-interval: on logarithms, so that it inverts."""
+    logs = [math.log(a / b) for a, b in zip(numerators, denominators, strict=True)]
+    summary = summarise(logs)
+    half = summary.half_width if summary.half_width is not None else math.inf
+    return Interval(
+        value=math.exp(summary.mean), low=math.exp(summary.mean - half), high=math.exp(summary.mean + half)
+    )
+
+
+def median(values: Sequence[float]) -> Interval:
+    """Median and a 95 % interval from order statistics, whatever the distribution (at least 6 values)."""
+    ordered = sorted(values)
+    count = len(ordered)
+    # The largest rank r with P(Binomial(n, 1/2) < r) <= 2.5 %: values r and n + 1 - r enclose the median.
+    below, rank = 0.0, 0
+    while below + math.comb(count, rank) / 2**count <= 0.025:
+        below += math.comb(count, rank) / 2**count
+        rank += 1
+    assert rank > 0, "too few values for an interval"
+    return Interval(value=statistics.median(ordered), low=ordered[rank - 1], high=ordered[count - rank])

@@ -1,0 +1,104 @@
+"""The one LightningModule, whatever the architecture: loss, optimiser, schedule, nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from benchmark.config import TrainingConfig
+from models import Seq2SeqModel
+from tasks import Batch
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """What a step's random numbers start from: a function of these three, so that it can be redone."""
+    digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def rate_factor(training: TrainingConfig, step: int) -> float:
+    """Learning rate of `step`, counted from 0, as a share of `learning_rate`."""
+    assert training.steps is not None
+    warmup = training.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    match training.schedule:
+        case "inverse_sqrt":  # Vaswani et al. 2017, equation 3
+            return math.sqrt(max(warmup, 1) / (step + 1))
+        case "constant" | "plateau":
+            return 1.0
+        case "linear":
+            begin = max(warmup, training.hold_fraction * training.steps)
+            passed = (step - begin) / max(training.steps - begin, 1)
+            return 1.0 - (1.0 - training.final_fraction) * min(max(passed, 0.0), 1.0)
+        case "cosine":
+            passed = min((step - warmup) / max(training.steps - warmup, 1), 1.0)
+            return (
+                training.final_fraction + (1 - training.final_fraction) * (1 + math.cos(math.pi * passed)) / 2
+            )
+
+
+class Seq2SeqModule(LightningModule):
+    """Trains a `Seq2SeqModel` with label-smoothed cross-entropy."""
+
+    def __init__(self, model: Seq2SeqModel, training: TrainingConfig, seed: int) -> None:
+        super().__init__()
+        self.model, self.training_config, self.seed = model, training, seed
+        self.plateau_cuts = 0
+        """`plateau` only: how often the rate was cut."""
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        """Cross-entropy in nats per target word of the *global* batch.
+
+        Each process divides its own sum by the global count; DDP averages gradients over processes, hence the
+        factor.
+        """
+        torch.manual_seed(step_seed(self.seed, self.global_step, self.global_rank))
+        hidden = self.model.decode(batch.target_in, self.model.encode(batch.source, batch.source_mask))
+        total = self.model.cross_entropy(hidden, batch.target_out, self.training_config.label_smoothing)
+        return total * (self.trainer.world_size / batch.target_tokens)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        training = self.training_config
+        parameters = list(self.model.parameters())
+        optimizer: Optimizer
+        if training.optimizer == "adam":
+            # One kernel over all parameters: the plain form spends most of its time between small ones.
+            optimizer = torch.optim.AdamW(
+                parameters,
+                lr=training.learning_rate,
+                betas=(training.beta1, training.beta2),
+                eps=training.epsilon,
+                weight_decay=training.weight_decay,
+                fused=True,
+            )
+        else:
+            optimizer = torch.optim.SGD(
+                parameters,
+                lr=training.learning_rate,
+                momentum=training.momentum,
+                weight_decay=training.weight_decay,
+                nesterov=training.optimizer == "nesterov",
+            )
+
+        def factor(step: int) -> float:
+            return rate_factor(training, step) * training.plateau_factor**self.plateau_cuts
+
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["plateau_cuts"] = self.plateau_cuts
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau_cuts = checkpoint["plateau_cuts"]

@@ -1,0 +1,467 @@
+"""Records: what was measured, in typed fields with units in their names, and None where it was not measured.
+
+A record is written once and never edited. Its file is JSON with a checksum over everything else in it;
+reading trusts nothing: a file that is cut off, changed, of another version or of wrong types is an
+`UnreadableRecord` that says why.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from benchmark.config import HARNESS_VERSION, ROOT, UserError, canonical_json, explained, shown
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA_VERSION = 1
+"""Raised when a field is renamed, removed or means something else; readers refuse what is newer."""
+
+ENVIRONMENT = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDA_VISIBLE_DEVICES",
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "THP_MEM_ALLOC_ENABLE",
+)
+"""The variables that change speed or rounding. No other is ever stored: an environment holds secrets."""
+
+_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+_MAXIMUM_RECORD_BYTES = 256 * 2**20
+
+
+class UnreadableRecord(UserError):
+    """A file that is no record of this version, with its name and the reason."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Provenance(_Record):
+    """Where numbers come from, taken by code. Neither host name, user nor paths are kept."""
+
+    commit: str
+    """Of seqbench; "unknown" outside a checkout."""
+    dirty: bool | None
+    """Whether the code differed from `commit`; None where that is unknown."""
+    seqbench_version: str
+    harness_version: int
+    device: str
+    """Name of the accelerator, or the model of the processor."""
+    device_memory_bytes: int | None
+    """Of the accelerator."""
+    devices: int
+    """Processes that shared the global batch."""
+    processor: str
+    processor_features: list[str]
+    """Those of the instruction sets that decide speed and rounding."""
+    cores: int
+    """That this process may run on."""
+    threads: int
+    """That it computed with, per process."""
+    memory_bytes: int | None
+    """Of the machine, or what the container may use of it."""
+    platform: str
+    precision: Literal["float32", "bfloat16"]
+    python_version: str
+    torch_version: str
+    lightning_version: str
+    numpy_version: str
+    sacrebleu_version: str
+    sentencepiece_version: str
+    environment: dict[str, str]
+    """The variables of `ENVIRONMENT` that were set."""
+
+
+class Score(_Record):
+    """One metric on one split; the value never travels without its signature."""
+
+    split: str
+    metric: str
+    value: float
+    signature: str
+    sentences: int
+
+
+class CurvePoint(_Record):
+    """What one validation measured."""
+
+    step: int
+    train_seconds: float
+    """Training steps until then."""
+    train_target_tokens: int
+    validation_loss: float | None
+    """Nats per target token, without label smoothing."""
+    scores: list[Score] = []
+
+
+class TrainRecord(_Record):
+    """One training run and what it scored."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["train"] = "train"
+
+    run_id: str
+    study: str
+    model_preset: str
+    """What reports call the model: its preset, else its name."""
+    model_name: str
+    model_version: int
+    task_preset: str
+    task_name: str
+    task_version: int
+    task_fingerprint: str = ""
+    """Of the files that the data come from; empty where the config says all."""
+    seed: int
+    experiment: dict[str, JsonValue]
+    """The resolved experiment, whose hash is `run_id`."""
+    provenance: Provenance
+    finished_at: str | None = None
+    """UTC, ISO 8601; a label, no measurement."""
+
+    status: Literal["done", "failed", "diverged"]
+    failure: str | None = None
+    """Why the run failed or diverged, in one line."""
+    diverged_step: int | None = None
+    """The step whose loss was not finite."""
+    last_finite_loss: float | None = None
+
+    parameters: int | None = None
+    body_parameters: int | None = None
+    """Without matrices that have a row for each word; what a match of parameters holds equal."""
+    vocabulary_parameters: int | None = None
+    vocabulary_size: int | None = None
+    operations_per_step: float | None = None
+    """Mean over steps, forward and backward, padding and output projection included; 2 per multiply-add."""
+
+    training_pairs: int | None = None
+    pairs_dropped_empty: int | None = None
+    """Training pairs with an empty side."""
+    pairs_dropped_long: int | None = None
+    """Training pairs with a side longer than `data.maximum_tokens`."""
+    sources_truncated: int | None = None
+    """Sources at evaluation that were cut at `data.maximum_tokens`."""
+
+    steps: int | None = None
+    """Optimiser steps taken."""
+    train_seconds: float | None = None
+    """Sum over training steps; validation, checkpoints and start-up are outside."""
+    wall_seconds_total: float | None = None
+    """From start to end of the run, over all its resumptions."""
+    train_target_tokens: int | None = None
+    """Without padding, summed over steps."""
+    train_source_tokens: int | None = None
+    train_padded_tokens: int | None = None
+    """Positions of source and target, padding included."""
+    train_sentences: int | None = None
+    train_target_tokens_per_second: float | None = None
+    """Without padding, as run: median over steady-state windows."""
+    train_target_tokens_per_second_p10: float | None = None
+    train_target_tokens_per_second_p90: float | None = None
+    train_source_and_target_tokens_per_second: float | None = None
+    train_padded_tokens_per_second: float | None = None
+    """Source and target, padding included."""
+    train_sentences_per_second: float | None = None
+    updates_per_second: float | None = None
+    padding_share: float | None = None
+    """Of all positions of source and target in the batches."""
+    step_seconds_median: float | None = None
+    step_seconds_p10: float | None = None
+    step_seconds_p90: float | None = None
+    steady_state: bool | None = None
+    """Whether step times settled; None where there were too few to tell."""
+    warmup_steps_excluded: int | None = None
+    generate_sentences_per_second: float | None = None
+    """As run, at `evaluation.batch_sentences`, over the test splits."""
+    generate_target_tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    """Of the accelerator, else of the process (resident set)."""
+    timing_method: str | None = None
+    """Timer, synchronisation and summary behind the figures above."""
+
+    validation_loss: float | None = None
+    """Of what is scored (the averaged weights): nats per target token, without label smoothing."""
+    validation_loss_best: float | None = None
+    """Lowest of the validations during training."""
+    validation_loss_last: float | None = None
+    validation_perplexity_per_token: float | None = None
+    """Per subword, or per symbol."""
+    validation_perplexity_per_word: float | None = None
+    """Per word of the raw reference between blanks."""
+    curve: list[CurvePoint] = []
+    scores: list[Score] = []
+    """Of the weights that are kept, on every split that was scored; test splits once."""
+    checkpoints_averaged: int | None = None
+    validations_done: int | None = None
+    stopped_early: bool | None = None
+
+    batch_stream_sha256: str | None = None
+    """Of the pairs' indices in the order of training: equal for all architectures with one task, seed and
+    batch.
+    """
+    loss_curve_sha256: str | None = None
+    """Of the float32 loss of every step."""
+    weights_sha256: str | None = None
+    """Of the weights that are scored."""
+    hypotheses_sha256: dict[str, str] = {}
+    """By split: of the output's lines, each ended by a line feed, in UTF-8."""
+
+    bitwise: bool | None = None
+    """Whether the run again on the same processor, threads and versions gives the same bits."""
+    not_bitwise_because: str | None = None
+    resumed_times: int = 0
+    wandb_mode: Literal["online", "offline", "disabled"] | None = None
+
+
+class SpeedRow(_Record):
+    """One quantity of one model, or of a ratio of two, with its interval."""
+
+    model: str
+    phase: str
+    """`train`, `generate_greedy`, `generate_beam`, ..."""
+    quantity: str
+    value: float
+    unit: str
+    low: float | None = None
+    """Ends of the 95 % interval over rounds."""
+    high: float | None = None
+    rounds: int | None = None
+    conditions: dict[str, JsonValue] = {}
+
+
+class SpeedRecord(_Record):
+    """Models timed in interleaved, shuffled rounds in one process: what may be compared as speed."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["speed"] = "speed"
+    run_id: str
+    study: str
+    task_preset: str
+    task_name: str
+    task_version: int
+    status: Literal["done", "failed"]
+    failure: str | None = None
+    provenance: Provenance
+    finished_at: str | None = None
+    experiments: dict[str, dict[str, JsonValue]] = {}
+    """By the models' names in `rows`."""
+    rows: list[SpeedRow] = []
+    timing_method: str | None = None
+    noisy: bool | None = None
+    """Whether other load or throttling was seen on the machine."""
+
+
+Record = TrainRecord | SpeedRecord
+_KINDS: dict[str, type[TrainRecord | SpeedRecord]] = {"train": TrainRecord, "speed": SpeedRecord}
+
+
+def record_bytes(record: Record) -> bytes:
+    """The record's file: JSON with the record's checksum in it."""
+    document = record.model_dump(mode="json")
+    document["checksum_sha256"] = _checksum(document)
+    return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def record_from_bytes(data: bytes, name: str) -> Record:
+    """The record in a file's content; `name` is what errors call the file.
+
+    Raises:
+        UnreadableRecord: not a whole, unchanged record of a version that is known here.
+    """
+    try:
+        document = json.loads(
+            data.decode(), parse_constant=_refused_constant, object_pairs_hook=_without_repeats
+        )
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
+    if not isinstance(document, dict):
+        raise UnreadableRecord(f"{name}: not a record: holds {shown(document)}")
+    version, kind = document.get("schema_version"), document.get("kind")
+    if type(version) is not int or version < 1:
+        raise UnreadableRecord(f"{name}: not a record: its schema_version is {shown(version)}")
+    if version > SCHEMA_VERSION:
+        raise UnreadableRecord(
+            f"{name}: has schema version {shown(version)}, and this seqbench reads up to {SCHEMA_VERSION}; "
+            "a newer seqbench reads it"
+        )
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise UnreadableRecord(f"{name}: is of kind {shown(kind)}; known are {', '.join(_KINDS)}")
+    checksum = document.pop("checksum_sha256", None)
+    try:
+        holds = checksum == _checksum(document)
+        if holds:
+            return _KINDS[kind].model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise UnreadableRecord(f"{name}: {explained(error, '', _KINDS[kind])}") from None
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
+    raise UnreadableRecord(f"{name}: its checksum does not hold: the file was changed or damaged")
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file; errors as `record_from_bytes`, also where the file cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAXIMUM_RECORD_BYTES + 1)
+    except OSError as error:
+        raise UnreadableRecord(f"{path}: cannot be read: {error.strerror}") from None
+    if len(data) > _MAXIMUM_RECORD_BYTES:
+        raise UnreadableRecord(f"{path}: larger than {_MAXIMUM_RECORD_BYTES // 2**20} MiB; no record is")
+    return record_from_bytes(data, str(path))
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+
+
+def _refused_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of a record")
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a field is given twice")
+    return result
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start}"
+    return str(error)
+
+
+def take_provenance(
+    *, device: torch.device, precision: Literal["float32", "bfloat16"], devices: int = 1
+) -> Provenance:
+    """What this process computes with; call it once threads are set."""
+    import torch
+
+    processor, features = _processor()
+    on_cuda = device.type == "cuda"
+    commit, dirty = _commit()
+    return Provenance(
+        commit=commit,
+        dirty=dirty,
+        seqbench_version=_version("seqbench"),
+        harness_version=HARNESS_VERSION,
+        device=device_name(device),
+        device_memory_bytes=torch.cuda.get_device_properties(device).total_memory if on_cuda else None,
+        devices=devices,
+        processor=processor,
+        processor_features=features,
+        cores=available_cores(),
+        threads=torch.get_num_threads(),
+        memory_bytes=_memory_bytes(),
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+        precision=precision,
+        python_version=platform.python_version(),
+        torch_version=torch.__version__,
+        lightning_version=_version("pytorch-lightning"),
+        numpy_version=_version("numpy"),
+        sacrebleu_version=_version("sacrebleu"),
+        sentencepiece_version=_version("sentencepiece"),
+        environment={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Of the accelerator, or the model of the processor."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return _processor()[0]
+
+
+def available_cores() -> int:
+    """Cores that this process may use: the smaller of its affinity and its container's quota, at least 1.
+
+    torch takes the host's cores instead, and more threads than cores cost a multiple of the time.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _text("/sys/fs/cgroup/cpu.max").split()
+    if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal():
+        cores = min(cores, int(quota[0]) // int(quota[1]))
+    return max(1, cores)
+
+
+@functools.cache
+def _commit() -> tuple[str, bool | None]:
+    if not (ROOT / ".git").exists():  # an installed copy may lie inside somebody else's repository
+        return "unknown", None
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=True,
+            timeout=30,
+            encoding="utf-8",
+            errors="replace",
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--verify", "HEAD")
+        return commit, git("status", "--porcelain", "--", "models", "tasks", "benchmark", "configs") != ""
+    except (OSError, subprocess.SubprocessError):
+        return "unknown", None
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(2**20)
+    except OSError:
+        return ""
+
+
+def _processor() -> tuple[str, list[str]]:
+    fields: dict[str, str] = {}
+    for line in _text("/proc/cpuinfo").split("\n"):
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    flags = (fields.get("flags") or fields.get("Features") or "").split()
+    model = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
+    return model, [feature for feature in _FEATURES if feature in flags]
+
+
+def _memory_bytes() -> int | None:
+    sizes = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    limit = _text("/sys/fs/cgroup/memory.max").strip()
+    if limit.isdecimal():
+        sizes.append(int(limit))
+    return min(sizes) if sizes else None

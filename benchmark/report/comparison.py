@@ -1,0 +1,299 @@
+"""Which records may stand in one table, and what a row of it is.
+
+A row is one model with one setting, over its seeds. A table holds rows that belong to the same device,
+threads, precision, task and versions, and whose scores carry the same signatures: anything else differs by
+more than the model.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmark.config import canonical_json
+from benchmark.measure.significance import Summary, summarise
+from benchmark.record import SpeedRecord, TrainRecord
+from tasks import VALIDATION
+
+TIMINGS = (
+    "train_target_tokens_per_second",
+    "generate_sentences_per_second",
+    "train_seconds",
+)
+MEDIANS = ("parameters", "body_parameters", "steps", "validation_loss", *TIMINGS)
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Conditions:
+    """What the rows of one table have in common."""
+
+    task: str
+    task_version: int
+    task_settings: str
+    """Fields of the task's config as canonical JSON: other data make another table."""
+    task_fingerprint: str
+    device: str
+    devices: int
+    threads: int
+    precision: str
+    harness_version: int
+    torch_version: str
+    signatures: tuple[tuple[str, str], ...] = ()
+    """Metric and signature of each score; empty for runs that scored nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cell:
+    """One model with one setting: the runs that differ in nothing but their seed."""
+
+    model: str
+    settings: dict[str, Any]
+    """By dotted name: the fields that vary among this model's runs in the study."""
+    done: tuple[TrainRecord, ...]
+    failed: tuple[TrainRecord, ...]
+    diverged: tuple[TrainRecord, ...]
+
+    @property
+    def records(self) -> tuple[TrainRecord, ...]:
+        """All runs, those that are done first."""
+        return (*self.done, *self.failed, *self.diverged)
+
+    @property
+    def label(self) -> str:
+        """Settings as `learning_rate=0.001`; with their section where two of one name vary."""
+        last = [name.rpartition(".")[2] for name in self.settings]
+        return " ".join(
+            f"{short if last.count(short) == 1 else name}={_plain(value)}"
+            for (name, value), short in zip(self.settings.items(), last, strict=True)
+        )
+
+    def score(self, split: str, metric: str) -> Summary | None:
+        """Over the seeds that have this score; None if none has."""
+        values = [
+            score.value
+            for record in self.done
+            for score in record.scores
+            if (score.split, score.metric) == (split, metric)
+        ]
+        return summarise(values) if values else None
+
+    def median(self, field: str) -> float | None:
+        """Of a record's field over the seeds that measured it."""
+        values = [value for record in self.done if (value := getattr(record, field)) is not None]
+        return float(statistics.median(values)) if values else None
+
+    def largest(self, field: str) -> float | None:
+        """Of a record's field over the seeds that measured it."""
+        values = [value for record in self.done if (value := getattr(record, field)) is not None]
+        return max(values, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The cells that may be compared with each other."""
+
+    conditions: Conditions
+    cells: tuple[Cell, ...]
+
+    @property
+    def records(self) -> list[TrainRecord]:
+        """Every run of the group, in the order of its rows."""
+        return [record for cell in self.cells for record in cell.records]
+
+    @property
+    def scored(self) -> list[tuple[str, str]]:
+        """Split and metric of every score of a run: test splits as records have them, then validation."""
+        found: dict[tuple[str, str], None] = {}
+        for record in self.records:
+            found.update({(score.split, score.metric): None for score in record.scores})
+        return sorted(found, key=lambda key: key[0] == VALIDATION)
+
+
+def groups(records: Iterable[TrainRecord], model_order: Sequence[str] = ()) -> list[Group]:
+    """The tables of a study, each with its rows; models in `model_order`, others after it by name."""
+    every = sorted(records, key=lambda r: (r.seed, r.run_id))
+    varying = _varying(every)
+    by_conditions: dict[Conditions, list[TrainRecord]] = {}
+    for record in every:
+        by_conditions.setdefault(_conditions(record), []).append(record)
+    for conditions in sorted(by_conditions):
+        if conditions.signatures:
+            continue
+        # runs without any score belong to the table that they would have been in
+        with_scores = [
+            c for c in sorted(by_conditions) if c.signatures and replace(c, signatures=()) == conditions
+        ]
+        if with_scores:
+            by_conditions[with_scores[0]].extend(by_conditions.pop(conditions))
+    return [
+        Group(conditions=conditions, cells=_cells(by_conditions[conditions], varying, model_order))
+        for conditions in sorted(by_conditions)
+    ]
+
+
+def rows(records: Iterable[TrainRecord], model_order: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The rows of all tables at full precision, flat: equal names in each, None where nothing was measured.
+
+    `table` numbers the tables: only rows of one table may be compared.
+    """
+    all_groups = groups(records, model_order)
+    scored = list(dict.fromkeys(key for group in all_groups for key in group.scored))
+    result = []
+    for number, group in enumerate(all_groups, start=1):
+        conditions = group.conditions
+        for cell in group.cells:
+            row: dict[str, Any] = {
+                "table": number,
+                "model": cell.model,
+                "settings": cell.label,
+                "task": conditions.task,
+                "task_version": conditions.task_version,
+                "device": conditions.device,
+                "devices": conditions.devices,
+                "threads": conditions.threads,
+                "precision": conditions.precision,
+                "torch_version": conditions.torch_version,
+                "harness_version": conditions.harness_version,
+                "seeds": " ".join(str(record.seed) for record in cell.done),
+                "runs_done": len(cell.done),
+                "runs_failed": len(cell.failed),
+                "runs_diverged": len(cell.diverged),
+            }
+            for split, metric in scored:
+                score = cell.score(split, metric)
+                name = f"{split}_{metric}"
+                row[f"{name}_mean"] = score.mean if score else None
+                row[f"{name}_standard_deviation"] = score.standard_deviation if score else None
+                row[f"{name}_half_width_95"] = score.half_width if score else None
+                row[f"{name}_seeds"] = score.number_of_seeds if score else None
+            for metric in dict.fromkeys(metric for _, metric in scored):
+                row[f"{metric}_signature"] = dict(conditions.signatures).get(metric)
+            for field in MEDIANS:
+                row[f"{field}_median_over_seeds" if field in TIMINGS else field] = cell.median(field)
+            row["peak_memory_bytes"] = cell.largest("peak_memory_bytes")
+            row["run_ids"] = " ".join(r.run_id for r in cell.records)
+            result.append(row)
+    return result
+
+
+def speed_rows(records: Iterable[SpeedRecord]) -> list[dict[str, Any]]:
+    """The rows of speed records, flat, with what they belong to."""
+    return [
+        {
+            "run_id": record.run_id,
+            "task": record.task_preset or record.task_name,
+            "task_version": record.task_version,
+            "device": record.provenance.device,
+            "devices": record.provenance.devices,
+            "threads": record.provenance.threads,
+            "precision": record.provenance.precision,
+            "torch_version": record.provenance.torch_version,
+            "noisy": record.noisy,
+            "model": row.model,
+            "phase": row.phase,
+            "quantity": row.quantity,
+            "value": row.value,
+            "low_95": row.low,
+            "high_95": row.high,
+            "unit": row.unit,
+            "rounds": row.rounds,
+            "conditions": canonical_json(row.conditions),
+        }
+        for record in records
+        for row in record.rows
+    ]
+
+
+def flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    result: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            result.update(flattened(value, f"{prefix}{name}."))
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
+def _conditions(record: TrainRecord) -> Conditions:
+    provenance = record.provenance
+    return Conditions(
+        task=record.task_preset or record.task_name,
+        task_version=record.task_version,
+        task_settings=canonical_json(record.experiment.get("task")),
+        task_fingerprint=record.task_fingerprint,
+        device=provenance.device,
+        devices=provenance.devices,
+        threads=provenance.threads,
+        precision=provenance.precision,
+        harness_version=provenance.harness_version,
+        torch_version=provenance.torch_version,
+        signatures=tuple(sorted({(score.metric, score.signature) for score in record.scores})),
+    )
+
+
+def _row_fields(record: TrainRecord) -> dict[str, Any]:
+    fields = flattened(record.experiment)
+    fields["model.version"] = record.model_version
+    return {
+        name: value
+        for name, value in fields.items()
+        # the seed is what a row is over; the task and the precision head the table
+        if name != "seed" and not name.startswith("task.") and name != "training.precision"
+    }
+
+
+def _varying(records: Sequence[TrainRecord]) -> dict[str, list[str]]:
+    """By model, the fields in which its runs differ; a field that a run lacks counts as none."""
+    fields: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        fields.setdefault(record.model_preset, []).append(_row_fields(record))
+    return {
+        model: [
+            name
+            for name in dict.fromkeys(name for run in runs for name in run)
+            if len({canonical_json(run.get(name)) for run in runs}) > 1
+        ]
+        for model, runs in fields.items()
+    }
+
+
+def _cells(
+    records: Sequence[TrainRecord], varying: Mapping[str, Sequence[str]], model_order: Sequence[str]
+) -> tuple[Cell, ...]:
+    by_cell: dict[tuple[str, str], list[TrainRecord]] = {}
+    settings: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in records:
+        fields = _row_fields(record)
+        mine = {name: fields.get(name) for name in varying[record.model_preset]}
+        key = (record.model_preset, canonical_json(mine))
+        settings[key] = mine
+        by_cell.setdefault(key, []).append(record)
+
+    def order(key: tuple[str, str]) -> tuple[Any, ...]:
+        model = key[0]
+        place = model_order.index(model) if model in model_order else len(model_order)
+        return (place, model, [_sortable(value) for value in settings[key].values()])
+
+    return tuple(
+        Cell(
+            model=key[0],
+            settings=settings[key],
+            done=tuple(r for r in by_cell[key] if r.status == "done"),
+            failed=tuple(r for r in by_cell[key] if r.status == "failed"),
+            diverged=tuple(r for r in by_cell[key] if r.status == "diverged"),
+        )
+        for key in sorted(by_cell, key=order)
+    )
+
+
+def _sortable(value: Any) -> tuple[int, float, str]:
+    if isinstance(value, int | float):
+        return (0, float(value), "")
+    return (1, 0.0, canonical_json(value))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else canonical_json(value)

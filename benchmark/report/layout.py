@@ -1,0 +1,120 @@
+"""A table of texts as lines of a terminal or of Markdown. The texts are escaped here, and nowhere before."""
+
+from __future__ import annotations
+
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from benchmark.report.escaping import for_markdown, for_terminal
+
+BETWEEN = "  "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column of a table."""
+
+    title: tuple[str, ...]
+    """The lines that a terminal shows above each other; what ends in `_` or `/` goes on in the next."""
+    note: str = ""
+    """What exactly the column counts, in whole sentences."""
+    is_text: bool = False
+    begins_part: bool = False
+    """Whether a table that is too wide is cut before this column first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table as plain text. The first `labels` columns say what a row is."""
+
+    title: str
+    heading: list[str]
+    columns: list[Column]
+    rows: list[list[str]]
+    labels: int
+    remarks: list[str] = field(default_factory=list)
+    """What is not in the rows and should be seen: runs that failed."""
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of the columns, each once."""
+        return list(dict.fromkeys(column.note for column in self.columns if column.note))
+
+
+def terminal_lines(table: Table, width: int) -> list[str]:
+    """The table in lines of `width` characters; what is wider goes on below, with the labels again."""
+    lines = [for_terminal(line) for line in (table.title, *table.heading)]
+    for block in _blocks(table, width):
+        height = max(len(table.columns[i].title) for i in block)
+        columns = [_padded(table, i, height) for i in block]
+        lines += ["", *(BETWEEN.join(cells).rstrip() for cells in zip(*columns, strict=True))]
+    if table.remarks:
+        lines += ["", *map(for_terminal, table.remarks)]
+    lines.append("")
+    for note in table.notes:
+        lines += textwrap.wrap(for_terminal(note), width, subsequent_indent="  ")
+    return lines
+
+
+def markdown_lines(table: Table) -> list[str]:
+    """The table in GitHub-flavoured Markdown, under a heading of the second level."""
+
+    def row(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(map(for_markdown, cells))} |"
+
+    def items(texts: Sequence[str]) -> list[str]:
+        return ["", *(f"- {for_markdown(text)}" for text in texts)] if texts else []
+
+    return [
+        f"## {for_markdown(table.title)}",
+        *items(table.heading),
+        "",
+        row([_on_one_line(column.title) for column in table.columns]),
+        "|" + "|".join(":---" if column.is_text else "---:" for column in table.columns) + "|",
+        *map(row, table.rows),
+        *items(table.remarks),
+        *items(table.notes),
+    ]
+
+
+def _on_one_line(title: Sequence[str]) -> str:
+    return " ".join(title).replace("_ ", "_").replace("/ ", "/")
+
+
+def _blocks(table: Table, width: int) -> list[list[int]]:
+    """Columns of the blocks below each other. Each has the labels; none is wider than it need be."""
+    widths = [_width(_padded(table, i, 0)[0]) + len(BETWEEN) for i in range(len(table.columns))]
+    labels = list(range(table.labels))
+    if sum(widths) - len(BETWEEN) <= width:
+        return [list(range(len(table.columns)))]
+    blocks = [list(labels)]
+    for column in range(table.labels, len(table.columns)):
+        used = sum(widths[i] for i in blocks[-1]) + widths[column] - len(BETWEEN)
+        if len(blocks[-1]) > len(labels) and (used > width or table.columns[column].begins_part):
+            blocks.append(list(labels))
+        blocks[-1].append(column)
+    return blocks
+
+
+def _padded(table: Table, index: int, height: int) -> list[str]:
+    """Title lines (at least `height`), a rule and the cells of a column, all equally wide."""
+    column = table.columns[index]
+    title = [for_terminal(line) for line in column.title]
+    title = [""] * (height - len(title)) + title
+    cells = [for_terminal(row[index]) for row in table.rows]
+    width = max(map(_width, (*title, *cells)))
+
+    def pad(text: str) -> str:
+        blanks = " " * (width - _width(text))
+        return text + blanks if column.is_text else blanks + text
+
+    return [*map(pad, title), "-" * width, *map(pad, cells)]
+
+
+def _width(text: str) -> int:
+    """Terminal columns that `text` takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )

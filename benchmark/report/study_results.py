@@ -1,0 +1,74 @@
+"""A study's folder as its reports see it: records that can be read, those that cannot, and missing runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.config import UserError, load_yaml
+from benchmark.record import SpeedRecord, TrainRecord
+from benchmark.store import StudyFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResults:
+    """What a study's folder holds, in an order that does not depend on the file system."""
+
+    name: str
+    train_records: tuple[TrainRecord, ...] = ()
+    speed_records: tuple[SpeedRecord, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    """One line for each record that is there and cannot be read."""
+    missing: tuple[str, ...] = ()
+    """One line for each run of the study that has no record."""
+    model_order: tuple[str, ...] = ()
+    """Models as the study names them."""
+
+
+def load_study(folder: Path) -> StudyResults:
+    """Everything that can be read in a study's folder.
+
+    Raises:
+        UserError: there is no such folder, or its `study.yaml` cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such study")
+    document = load_yaml(folder / "study.yaml") if (folder / "study.yaml").exists() else {}
+    study = StudyFolder(folder.resolve().parent, folder.resolve().name)
+    contents = study.contents()
+    cells = _cells(document)
+    # the name inside the study, so that a report does not depend on where the study lies
+    unreadable = [str(error).replace(f"{study.path}{os.sep}", "") for error in contents.unreadable]
+    there = {path.parent.name for path in folder.glob("runs/*/record.json")}
+    return StudyResults(
+        name=study.name,
+        train_records=tuple(r for r in contents.records if isinstance(r, TrainRecord)),
+        speed_records=tuple(r for r in contents.records if isinstance(r, SpeedRecord)),
+        unreadable=tuple(unreadable),
+        missing=tuple(cell.label for cell in cells if cell.run_id not in there),
+        model_order=tuple(dict.fromkeys(cell.model for cell in cells)),
+    )
+
+
+class _Cell(NamedTuple):
+    run_id: str
+    model: str
+    seed: Any
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} seed {self.seed} (run {self.run_id})"
+
+
+def _cells(document: Mapping[str, Any]) -> list[_Cell]:
+    """The cells of a frozen `study.yaml` in the order of running; `run` refuses what is none."""
+    stored = document.get("cells")
+    result = []
+    for cell in stored if isinstance(stored, list) else []:
+        experiment = cell.get("experiment") if isinstance(cell, Mapping) else None
+        if isinstance(experiment, Mapping):
+            result.append(_Cell(str(cell.get("run_id")), str(cell.get("model")), experiment.get("seed")))
+    return result

@@ -1,0 +1,345 @@
+"""Tables of a study for the terminal and for Markdown.
+
+Each is headed by what its rows have in common, ends with the runs that are not in it and why, and explains
+its columns. Nothing is marked as best: whether a difference is one needs more than the order of two means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmark.measure.significance import Summary
+from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
+from benchmark.report.comparison import Cell, Group, groups
+from benchmark.report.escaping import for_markdown, for_terminal
+from benchmark.report.layout import Column, Table, markdown_lines, terminal_lines
+from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.study_results import StudyResults
+from tasks import VALIDATION
+
+MIB = 2**20
+NOT_MEASURED = "-"
+
+METRIC_TITLES = {
+    "bleu": ("BLEU",),
+    "chrf": ("chrF",),
+    "sequence_accuracy": ("sequence", "accuracy %"),
+    "token_accuracy": ("token", "accuracy %"),
+}
+
+
+def terminal_table(study: StudyResults, width: int = 120) -> str:
+    """All tables of a study in lines of `width` characters."""
+    parts = [terminal_lines(table, width) for table in tables(study)]
+    parts += [[for_terminal(remark) for remark in remarks] for remarks in [study_remarks(study)] if remarks]
+    return "\n\n\n".join("\n".join(lines) for lines in parts) + "\n"
+
+
+def markdown_table(study: StudyResults) -> str:
+    """All tables of a study as GitHub-flavoured Markdown."""
+    parts = [[f"# {for_markdown(study.name)}"], *(markdown_lines(table) for table in tables(study))]
+    parts += [
+        [f"- {for_markdown(remark)}" for remark in remarks] for remarks in [study_remarks(study)] if remarks
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
+
+
+def tables(study: StudyResults) -> list[Table]:
+    """The tables of a study: its runs, one table for each set of conditions, then its speed records."""
+    train_groups = groups(study.train_records, study.model_order)
+    return [_train_table(study, group, len(train_groups) > 1) for group in train_groups] + [
+        _speed_table(record) for record in study.speed_records
+    ]
+
+
+def study_remarks(study: StudyResults) -> list[str]:
+    """What belongs to no table: unreadable records, cells that have not run."""
+    remarks = [f"unreadable, left out: {reason}" for reason in study.unreadable]
+    if study.missing:
+        names = ", ".join(study.missing[:6]) + (", ..." if len(study.missing) > 6 else "")
+        remarks.append(f"missing: {_plural(len(study.missing), 'run')} of the study: {names}")
+    if not (study.train_records or study.speed_records):
+        remarks.insert(0, f"study {study.name}: no records yet")
+    return remarks
+
+
+# Training runs
+
+
+def _train_table(study: StudyResults, group: Group, one_of_several: bool) -> Table:
+    columns: list[tuple[Column, Callable[[Cell], str]]] = [
+        (Column(title=("model",), is_text=True), lambda cell: cell.model)
+    ]
+    if any(cell.settings for cell in group.cells):
+        note = "Settings: the fields that vary among the runs of a model; all others are in the records."
+        columns.append((Column(title=("settings",), note=note, is_text=True), lambda cell: cell.label))
+    labels = len(columns)
+    note = "Runs: how many are done, failed and diverged; only those that are done enter a value."
+    columns.append((Column(title=("runs", "done/failed/", "diverged"), note=note), _run_counts))
+    if len({_seeds(cell) for cell in group.cells}) > 1:
+        columns.append((Column(title=("seeds",)), _seeds))
+    columns += _score_columns(group)
+    columns += _cost_columns()
+    if any(record.steps != _budget_steps(record) for cell in group.cells for record in cell.done):
+        columns.append((Column(title=("steps", "taken")), _median_text("steps", count)))
+    conditions = group.conditions
+    title = f"{study.name}: {conditions.task}"
+    if one_of_several:
+        title += f" ({conditions.precision}, {conditions.device}, {_plural(conditions.threads, 'thread')})"
+    shown = [(column, value) for column, value in columns if column.is_text or _any_value(group, value)]
+    return Table(
+        title=title,
+        heading=_heading(group),
+        columns=[column for column, _ in shown],
+        rows=[[value(cell) for _, value in shown] for cell in group.cells],
+        labels=labels,
+        remarks=_unsuccessful(group),
+    )
+
+
+def _run_counts(cell: Cell) -> str:
+    return f"{len(cell.done)}/{len(cell.failed)}/{len(cell.diverged)}"
+
+
+def _any_value(group: Group, value: Callable[[Cell], str]) -> bool:
+    return any(value(cell) != NOT_MEASURED for cell in group.cells)
+
+
+def _score_columns(group: Group) -> list[tuple[Column, Callable[[Cell], str]]]:
+    scored = group.scored
+    tests = [key for key in scored if key[0] != VALIDATION]
+    # the metric to rank by comes first in a record
+    validation = [key for key in scored if key[0] == VALIDATION][:1]
+    note = (
+        "Scores: from 0 to 100, output against the raw reference; a test split is scored once, settings are "
+        f"chosen on {VALIDATION} alone. ± is half the 95 % t-interval over seeds; one seed has none."
+    )
+    columns = []
+    for split, metric in tests + validation:
+        title = (*_lines_of_name(split), *METRIC_TITLES.get(metric, (metric,)))
+        columns.append((Column(title=title, note=note), _score_text(split, metric)))
+    if not validation:
+        note = "Validation loss: nats per target token without label smoothing, median over seeds."
+        title = (VALIDATION, "loss", "nats/token")
+        columns.append((Column(title=title, note=note), _median_text("validation_loss", without_spread)))
+    return columns
+
+
+def _lines_of_name(name: str) -> list[str]:
+    """A long name over several lines, cut behind its underscores."""
+    lines = [""]
+    for part in name.replace("_", "_\0").split("\0"):
+        if lines[-1] and len(lines[-1]) + len(part) > 10:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def _score_text(split: str, metric: str) -> Callable[[Cell], str]:
+    def text(cell: Cell) -> str:
+        score = cell.score(split, metric)
+        if score is None:
+            return NOT_MEASURED
+        fewer = "" if score.number_of_seeds == len(cell.done) else f" (of {score.number_of_seeds})"
+        return _mean_text(score) + fewer
+
+    return text
+
+
+def _mean_text(score: Summary) -> str:
+    if score.half_width is None:
+        return without_spread(score.mean)
+    return with_half_width(score.mean, score.half_width)
+
+
+def _median_text(name: str, form: Callable[[float], str]) -> Callable[[Cell], str]:
+    def text(cell: Cell) -> str:
+        value = cell.median(name)
+        return NOT_MEASURED if value is None else form(value)
+
+    return text
+
+
+def _cost_columns() -> list[tuple[Column, Callable[[Cell], str]]]:
+    return [
+        (
+            Column(
+                title=("training", "as run", "target", "tokens/s"),
+                note="Training, as run: target tokens, end of sentence included and padding not, per second "
+                "of training steps; median over steps, then seeds. Runs follow each other: only a speed "
+                "record compares speeds.",
+                begins_part=True,
+            ),
+            _median_text("train_target_tokens_per_second", without_spread),
+        ),
+        (
+            Column(
+                title=("generation", "as run", "sentences/s"),
+                note="Generation, as run: sentences of the test splits at the evaluation's batch size, "
+                "median over seeds.",
+            ),
+            _median_text("generate_sentences_per_second", without_spread),
+        ),
+        (
+            Column(
+                title=("peak", "memory", "MiB"),
+                note="Peak memory: of the accelerator, on a CPU of the process; the largest of the seeds.",
+            ),
+            _peak_memory,
+        ),
+        (
+            Column(
+                title=("parameters", "million", "body/all"),
+                note="Parameters: body leaves out matrices that have a row for each word of the vocabulary.",
+            ),
+            _parameters,
+        ),
+        (
+            Column(
+                title=("training", "s"),
+                note="Training s: sum over steps, without validation and start-up; median over seeds.",
+            ),
+            _median_text("train_seconds", without_spread),
+        ),
+    ]
+
+
+def _peak_memory(cell: Cell) -> str:
+    value = cell.largest("peak_memory_bytes")
+    return NOT_MEASURED if value is None else without_spread(value / MIB)
+
+
+def _parameters(cell: Cell) -> str:
+    body, every = cell.median("body_parameters"), cell.median("parameters")
+    if body is None or every is None:
+        return NOT_MEASURED
+    return f"{without_spread(body / 1e6)}/{without_spread(every / 1e6)}"
+
+
+def _seeds(cell: Cell) -> str:
+    number = len({record.seed for record in cell.done})
+    return {0: "none", 1: "one seed"}.get(number, str(number))
+
+
+def _heading(group: Group) -> list[str]:
+    conditions = group.conditions
+    devices = f"{conditions.devices} x " if conditions.devices > 1 else ""
+    fingerprint = f", data {conditions.task_fingerprint[:12]}" if conditions.task_fingerprint else ""
+    lines = [
+        f"device: {devices}{conditions.device}, {_plural(conditions.threads, 'thread')}, "
+        f"{conditions.precision}, torch {conditions.torch_version}",
+        f"budget: {_budget(group)}",
+        f"task: {conditions.task}, version {conditions.task_version}{fingerprint}; "
+        f"harness version {conditions.harness_version}",
+    ]
+    seeds = {_seeds(cell) for cell in group.cells}
+    if len(seeds) == 1:
+        lines.append(f"seeds: {'one seed' if seeds == {'one seed'} else seeds.pop()} for each row")
+    return lines + [
+        f"{' '.join(METRIC_TITLES.get(metric, (metric,)))}: {signature}"
+        for metric, signature in conditions.signatures
+    ]
+
+
+def _budget(group: Group) -> str:
+    """Steps, which every budget became when the study was made; by model where they are not the same."""
+    by_model: dict[str, list[str]] = {}
+    for record in group.records:
+        steps = _budget_steps(record)
+        by_model.setdefault(record.model_preset, []).append("unknown" if steps is None else count(steps))
+    texts = {model: "/".join(dict.fromkeys(steps)) for model, steps in by_model.items()}
+    if len(set(texts.values())) == 1:
+        return f"{next(iter(texts.values()))} steps"
+    return ", ".join(f"{model} {steps}" for model, steps in texts.items()) + " steps"
+
+
+def _budget_steps(record: TrainRecord) -> int | None:
+    training = record.experiment.get("training")
+    steps = training.get("steps") if isinstance(training, dict) else None
+    return steps if isinstance(steps, int) else None
+
+
+def _unsuccessful(group: Group) -> list[str]:
+    remarks = []
+    for cell in group.cells:
+        for record in cell.records[len(cell.done) :]:
+            name = f"{record.model_preset} {cell.label}".strip()
+            at = "" if record.diverged_step is None else f" at step {count(record.diverged_step)}"
+            last = (
+                ""
+                if record.last_finite_loss is None
+                else f" (last loss {without_spread(record.last_finite_loss)})"
+            )
+            reason = f": {record.failure}" if record.failure else ""
+            remarks.append(
+                f"{record.status}{at}{last}: {name} seed {record.seed}, run {record.run_id}{reason}"
+            )
+    return remarks
+
+
+# Speed records
+
+
+def _speed_table(record: SpeedRecord) -> Table:
+    provenance = record.provenance
+    columns = [
+        Column(title=("model",), is_text=True),
+        Column(title=("phase",), is_text=True),
+        Column(
+            title=("quantity",),
+            is_text=True,
+            note="Quantity: of the model, or a ratio of it to the model named.",
+        ),
+        Column(title=("value",)),
+        Column(title=("95 % interval",)),
+        Column(title=("unit",), is_text=True),
+        Column(
+            title=("rounds",),
+            note="Rounds: in each, all models are timed once, in shuffled order; intervals are over rounds.",
+        ),
+        Column(title=("conditions",), is_text=True),
+    ]
+    rows = [_speed_row(row) for row in record.rows]
+    keep = [i for i in range(len(columns)) if i < 3 or any(row[i] not in ("", NOT_MEASURED) for row in rows)]
+    remarks = [f"{record.status}: run {record.run_id}: {record.failure}"] if record.status != "done" else []
+    if record.noisy:
+        remarks.append("noisy: other load or throttling was seen on the machine while this was timed")
+    heading = [
+        f"device: {provenance.device}, {_plural(provenance.threads, 'thread')}, {provenance.precision}, "
+        f"torch {provenance.torch_version}",
+        f"task: {record.task_preset or record.task_name}, version {record.task_version}; "
+        f"harness version {provenance.harness_version}",
+    ]
+    if record.timing_method:
+        heading.append(f"timing: {record.timing_method}")
+    return Table(
+        title=f"{record.study}: speed, run {record.run_id}",
+        heading=heading,
+        columns=[columns[i] for i in keep],
+        rows=[[row[i] for i in keep] for row in rows],
+        labels=3,
+        remarks=remarks,
+    )
+
+
+def _speed_row(row: SpeedRow) -> list[str]:
+    interval, value = NOT_MEASURED, without_spread(row.value)
+    if row.low is not None and row.high is not None:
+        half_width = (row.high - row.low) / 2
+        value = with_half_width(row.value, half_width).partition(" ")[0]
+        low, high = (with_half_width(end, half_width).partition(" ")[0] for end in (row.low, row.high))
+        interval = f"{low} to {high}"
+    return [
+        row.model,
+        row.phase,
+        row.quantity,
+        value,
+        interval,
+        row.unit,
+        NOT_MEASURED if row.rounds is None else count(row.rounds),
+        " ".join(f"{name}={value}" for name, value in sorted(row.conditions.items())),
+    ]
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,88 @@
+"""A study's comparison as tables in wandb: a mirror of the records, logged once.
+
+wandb shows the first rows only of a table that is logged again, and a study that is reported again has the
+same rows: so the tables are immutable, and the run that holds them is named after the records that they come
+from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmark.record import record_bytes
+from benchmark.report.comparison import rows, speed_rows
+from benchmark.report.study_results import StudyResults, load_study
+from benchmark.tracking import Mode, or_offline, project, quiet_settings
+
+
+def log_comparison(study_folder: Path, mode: Mode) -> str | None:
+    """Log the rows of a study, at full precision, as the tables `comparison` and `speed` of one run.
+
+    The run is of type `report`; its files go to WANDB_DIR, else into the study's folder. Logging the same
+    records again does nothing.
+
+    Returns:
+        The run's id; None if nothing was logged: wandb is disabled, or there are no records, or they are
+        logged already.
+    """
+    study = load_study(study_folder)
+    tables = {
+        "comparison": rows(study.train_records, study.model_order),
+        "speed": speed_rows(study.speed_records),
+    }
+    tables = {name: table for name, table in tables.items() if table}
+    if mode == "disabled" or not tables:
+        return None
+    run_id = _run_id(study)
+    directory = Path(os.environ.get("WANDB_DIR") or study_folder)
+    if any(directory.glob(f"wandb/*run-*-{run_id}/files/media/table/*.table.json")):
+        return None
+    import wandb
+
+    def start(mode: Mode) -> wandb.Run:
+        return wandb.init(
+            project=project(),
+            group=study.name,
+            job_type="report",
+            name=f"report {study.name}",
+            id=run_id,
+            resume="allow",
+            dir=directory,
+            mode=mode,
+            settings=quiet_settings(),
+        )
+
+    run = or_offline(mode, start)
+    try:
+        if run.resumed:  # another machine has logged these records
+            return None
+        run.log({name: _table(table) for name, table in tables.items()})
+    finally:
+        run.finish()
+    return run_id
+
+
+def _run_id(study: StudyResults) -> str:
+    digest = hashlib.sha256(study.name.encode())
+    for train_record in study.train_records:
+        digest.update(record_bytes(train_record))
+    for speed_record in study.speed_records:
+        digest.update(record_bytes(speed_record))
+    return f"report-{digest.hexdigest()[:16]}"
+
+
+def _table(table: Sequence[dict[str, Any]]) -> Any:
+    import wandb
+
+    columns: list[str | int] = [*table[0]]
+    return wandb.Table(
+        columns=columns,
+        data=[list(row.values()) for row in table],
+        # a column may hold numbers in one row and nothing in another
+        allow_mixed_types=True,
+        log_mode="IMMUTABLE",
+    )

@@ -1,0 +1,275 @@
+"""The results folder: where everything lies, and how a file gets there whole or not at all.
+
+    results/<study>/
+      study.yaml                     the cells, resolved and frozen
+      texts/                         source and reference texts of the test splits
+      runs/<run id>/
+        config.yaml                  the experiment, written before the run starts
+        record.json                  written last: a run with a complete record is finished
+        log.txt  hypotheses.<split>.txt.gz  checkpoints/
+
+A process may be killed at any moment: a file under its final name is complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmark.config import UserError, dump_yaml, load_yaml, shown
+from benchmark.record import Record, UnreadableRecord, read_record, record_bytes
+
+FREE_BYTES = 64 * 2**20
+"""What must be free before a study starts; a run of a small model keeps about that much."""
+
+_NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class StorageError(Exception):
+    """The disk did not take what was measured; one line with the path and the bytes that were needed."""
+
+
+def checked_name(name: str) -> str:
+    """`name`, if it can name a study.
+
+    Raises:
+        UserError: it could be another folder, or a hidden one.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"study: {shown(name)} cannot name a folder; use 1 to 64 of A-Z a-z 0-9 . _ - and no dot in front"
+        )
+    return name
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Put `data` at `path`: after a kill or a power cut, `path` holds the old content or the new, nothing
+    between.
+
+    The temporary file lies in the same folder, where a rename is atomic. Data reach the disk before the name
+    does.
+
+    Raises:
+        StorageError: the disk is full, read-only or gone; what was at `path` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(temporary, flags, 0o666)
+            try:
+                remaining = memoryview(data)
+                while remaining:
+                    remaining = remaining[os.write(descriptor, remaining) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise StorageError(f"{path}: {len(data):,} bytes could not be written: {error.strerror}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def differences(expected: Any, found: Any, path: str = "") -> list[str]:
+    """Where two documents differ, field by field: `training.steps is 20, was 10`."""
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        lines = []
+        for key in [*expected, *(key for key in found if key not in expected)]:
+            inner = f"{path}.{key}" if path else str(key)
+            if key not in found:
+                lines.append(f"{inner} is missing, was {shown(expected[key])}")
+            elif key not in expected:
+                lines.append(f"{inner} is {shown(found[key])}, was not there")
+            else:
+                lines += differences(expected[key], found[key], inner)
+        return lines
+    if type(expected) is type(found) and expected == found:
+        return []
+    return [f"{path} is {shown(found)}, was {shown(expected)}"]
+
+
+class RunFolder:
+    """The folder of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def record_path(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    def record(self) -> Record | None:
+        """What the run measured, or None where it has not finished.
+
+        Raises:
+            UnreadableRecord: there is a file, and it is no record of this run.
+        """
+        if not self.record_path.exists():
+            return None
+        record = read_record(self.record_path)
+        if record.run_id != self.run_id:
+            raise UnreadableRecord(f"{self.record_path}: is the record of run {shown(record.run_id)}")
+        return record
+
+    def write_record(self, record: Record) -> None:
+        assert record.run_id == self.run_id
+        write_atomic(self.record_path, record_bytes(record))
+
+    def open(self, document: Mapping[str, Any]) -> None:
+        """Make the folder for a run, or check that it is the run's.
+
+        `document` is what `config.yaml` holds: the resolved experiment and what the run is called.
+
+        Raises:
+            UserError: a `config.yaml` is there with another experiment; each field that differs is named.
+        """
+        _make_folder(self.path)
+        if not self.config_path.exists():
+            write_atomic(self.config_path, dump_yaml(document).encode())
+            return
+        changed = differences(document["experiment"], load_yaml(self.config_path).get("experiment"))
+        if changed:
+            raise UserError(
+                f"{self.config_path}: was changed and is run {self.run_id} no more: {'; '.join(changed)}; "
+                "put it back, or remove the folder to run it again"
+            )
+
+    def remove_unfinished(self) -> None:
+        """Remove what a killed process left of files that were never renamed. For the run's owner alone."""
+        for path in self.path.glob(".*.tmp"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+class Contents(NamedTuple):
+    """All records of a study, and the files that are none."""
+
+    records: list[Record]
+    unreadable: list[UnreadableRecord]
+
+
+class StudyFolder:
+    """The folder of one study inside a results folder."""
+
+    def __init__(self, results: Path, name: str) -> None:
+        self.results = results
+        self.name = checked_name(name)
+        self.path = results / name
+
+    @property
+    def study_path(self) -> Path:
+        return self.path / "study.yaml"
+
+    @property
+    def texts(self) -> Path:
+        return self.path / "texts"
+
+    def run(self, run_id: str) -> RunFolder:
+        """The folder of a run; it need not exist.
+
+        Raises:
+            UserError: `run_id` is none, or the folder is a link that leads out of the study.
+        """
+        if not _RUN_ID.fullmatch(run_id):
+            raise UserError(f"{self.study_path}: {shown(run_id)} is no run id (16 hexadecimal digits)")
+        path = self.path / "runs" / run_id
+        self._refuse_links(path)
+        return RunFolder(path)
+
+    def prepare(self) -> None:
+        """Make the folder, and find out before any work whether it can be written to.
+
+        Raises:
+            UserError: it cannot, has no room, or is a link that leads out of the results folder.
+        """
+        for path in (self.path, self.path / "runs", self.texts):
+            self._refuse_links(path)
+            _make_folder(path)
+        probe = self.path / f".probe.{os.getpid()}.tmp"
+        try:
+            try:
+                write_atomic(probe, b"seqbench\n")
+            finally:
+                probe.unlink(missing_ok=True)
+            free = shutil.disk_usage(self.path).free
+        except StorageError as error:
+            raise UserError(f"{self.path}: cannot be written to: {_cause(error)}") from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written to: {error.strerror}") from None
+        if free < FREE_BYTES:
+            raise UserError(f"{self.path}: {free:,} bytes are free, and a study needs {FREE_BYTES:,}")
+
+    def contents(self) -> Contents:
+        """The records of all runs, in the order of their ids."""
+        records: list[Record] = []
+        unreadable = []
+        for folder in self._run_folders():
+            try:
+                record = folder.record()
+            except UnreadableRecord as error:
+                unreadable.append(error)
+            else:
+                if record is not None:
+                    records.append(record)
+        return Contents(records, unreadable)
+
+    def _run_folders(self) -> Iterator[RunFolder]:
+        runs = self.path / "runs"
+        try:
+            names = sorted(entry.name for entry in os.scandir(runs) if _RUN_ID.fullmatch(entry.name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UserError(f"{runs}: cannot be read: {error.strerror}") from None
+        for name in names:
+            yield RunFolder(runs / name)
+
+    def _refuse_links(self, path: Path) -> None:
+        inside = self.results.resolve() / self.name
+        actual = path.resolve()
+        if actual != inside and inside not in actual.parents:
+            raise UserError(
+                f"{path}: is a link to {actual}, outside the study; nothing is written through it"
+            )
+
+
+def _cause(error: StorageError) -> str:
+    cause = error.__cause__
+    return str(cause.strerror) if isinstance(cause, OSError) else str(error)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made: {error.strerror}") from None

@@ -1,0 +1,174 @@
+"""wandb beside a study: a mirror of the records, which may be absent or slow without changing a result.
+
+The mode is chosen once, before the first run starts: wandb itself would ask for a key, or wait for a network,
+in the middle of a study.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import netrc
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
+
+Mode = Literal["online", "offline", "disabled"]
+MODES: tuple[str, ...] = get_args(Mode)
+T = TypeVar("T")
+
+PROBE_SECONDS = 5.0
+"""How long a study waits for the server's first answer before it goes on offline."""
+
+START_SECONDS = 20.0
+"""How long one run waits for the server to accept it before it goes on offline."""
+
+
+def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mode, str]:
+    """What `requested` (`auto` or a mode) means here, and why, in one line for the user.
+
+    `auto` is the variable WANDB_MODE, else `online`. Without a key or an answer from the server, `online`
+    becomes `offline`: runs are kept on disk, and `wandb sync` uploads them. Takes `PROBE_SECONDS` at most.
+    """
+    if requested not in ("auto", *MODES):
+        raise ValueError(f"wandb: must be one of auto, {', '.join(MODES)}, got {requested!r}")
+    wanted, source = requested, "as asked"
+    if requested == "auto":
+        wanted, source = _mode_of_environment(env)
+    if wanted != "online":
+        return cast(Mode, wanted), f"wandb is {wanted} ({source})"
+    if importlib.util.find_spec("wandb") is None:
+        return "disabled", "wandb is disabled (it is not installed)"
+    address = env.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"WANDB_BASE_URL: must be an http or https address, got {address!r}")
+    if not _has_key(parts.hostname, env):
+        return (
+            "offline",
+            "wandb is offline (no API key here; `wandb login` sets one, `wandb sync` uploads later)",
+        )
+    if not _answers(address, PROBE_SECONDS):
+        return "offline", f"wandb is offline (no answer from {parts.hostname}; `wandb sync` uploads later)"
+    return "online", f"wandb is online at {parts.hostname} ({source})"
+
+
+def _mode_of_environment(env: Mapping[str, str]) -> tuple[str, str]:
+    value = env.get("WANDB_MODE", "")
+    if not value:
+        return "online", "the default"
+    mode = {"dryrun": "offline", "run": "online"}.get(value, value)
+    if mode not in MODES:
+        raise ValueError(f"WANDB_MODE: must be one of {', '.join(MODES)}, got {value!r}")
+    return mode, "WANDB_MODE"
+
+
+def _has_key(host: str, env: Mapping[str, str]) -> bool:
+    if env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    home = Path(env.get("HOME") or Path.home())
+    files = [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]
+    for file in files:
+        try:
+            if host in netrc.netrc(file).hosts:
+                return True
+        except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+            continue
+    return False
+
+
+def _answers(address: str, seconds: float) -> bool:
+    """Whether anything that speaks HTTP is at `address`, whatever it says."""
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(address, timeout=seconds):
+                answered.set()
+        except urllib.error.HTTPError:
+            answered.set()
+        except (OSError, ValueError):
+            return
+
+    # a thread, because looking up a name heeds no time-out
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answered.is_set()
+
+
+def project() -> str:
+    """The wandb project of every run."""
+    return os.environ.get("WANDB_PROJECT") or "seqbench"
+
+
+def lightning_logger(
+    mode: Mode,
+    *,
+    study: str,
+    run_id: str,
+    experiment_document: Mapping[str, Any],
+    directory: Path,
+    device_class: str,
+) -> WandbLogger | None:
+    """Lightning's logger of one run, started; None if `mode` is `disabled`.
+
+    `experiment_document` becomes the run's config, nested as in YAML; `device_class` is `cpu` or `cuda`.
+    Where the server refuses the run or does not answer within `START_SECONDS`, the run is kept offline in
+    `directory` instead.
+    """
+    if mode == "disabled":
+        return None
+    from pytorch_lightning.loggers import WandbLogger
+
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def start(mode: Mode) -> WandbLogger:
+        logger = WandbLogger(
+            save_dir=directory,
+            project=project(),
+            id=run_id,
+            resume="allow",
+            group=study,
+            job_type="train",
+            tags=_tags(experiment_document, device_class),
+            config=dict(experiment_document),
+            # Lightning's own `offline` sets WANDB_MODE for the whole process
+            mode=mode,
+            settings=quiet_settings(),
+        )
+        _ = logger.experiment
+        return logger
+
+    return or_offline(mode, start)
+
+
+def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
+    """`start(mode)`; where the server refuses or is silent, `start("offline")`."""
+    import wandb
+
+    if mode == "online":
+        try:
+            return start("online")
+        except wandb.Error:
+            wandb.teardown()
+    return start("offline")
+
+
+def quiet_settings() -> Any:
+    """wandb prints nothing, captures no output, and gives up on a server that does not answer."""
+    import wandb
+
+    return wandb.Settings(silent=True, console="off", init_timeout=START_SECONDS)
+
+
+def _tags(document: Mapping[str, Any], device_class: str) -> list[str]:
+    names = [Path(str(document[section]["name"])).stem for section in ("model", "task")]
+    return [name[:64] for name in (*names, device_class) if name]

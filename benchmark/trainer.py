@@ -1,0 +1,446 @@
+"""One run from experiment to record: the one Lightning Trainer, and what happens at which step.
+
+Everything that happens during training is decided by the step alone (validations, checkpoints, batches,
+random numbers), so a run that was cut off and resumed ends bit for bit where an undisturbed one does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import Logger
+
+from benchmark import checkpoint, tracking
+from benchmark.config import Experiment, RunOptions, UserError
+from benchmark.evaluation import Process, generate, mean_loss, score
+from benchmark.measure.steps import FLUSH_STEPS, Diverged, StepLog
+from benchmark.measure.timing import Clock
+from benchmark.module import Seq2SeqModule
+from benchmark.outcome import curves, data_counters, parameters, resolved_precision, score_run, speed
+from benchmark.progress import Progress
+from benchmark.record import CurvePoint, Provenance, Score, TrainRecord, available_cores, take_provenance
+from benchmark.store import write_atomic
+from models import Seq2SeqModel
+from tasks import VALIDATION, Task
+from tasks.data.corpus import Corpus, prepare
+from tasks.data.module import DataModule
+
+CHECKPOINT_STEPS = 500
+"""Steps between two checkpoints at the most; each validation makes one too."""
+
+
+class Interrupted(Exception):
+    """A signal ended the run at a step from which it can go on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by signal {number}")
+        self.exit_code = 128 + number
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where it is, else the CPU. UserError for a device that is not there."""
+    present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    if name == "auto":
+        return torch.device(present[-1])
+    if name not in present:
+        raise UserError(f"device: no {name!r} here; there are: auto, {', '.join(present)}")
+    return torch.device(name)
+
+
+def set_threads(threads: int | None) -> None:
+    torch.set_num_threads(available_cores() if threads is None else threads)
+
+
+def corpus_of(experiment: Experiment, data_directory: Path, cache_directory: Path) -> tuple[Task, Corpus]:
+    """The experiment's task and its token ids."""
+    task = experiment.task.build(data_directory)
+    identity = {**experiment.document()["task"], "version": experiment.task.version}
+    if experiment.task_file_sha256 is not None:
+        identity["name"] = experiment.task_file_sha256
+    corpus = prepare(
+        task, identity, maximum_tokens=experiment.data.maximum_tokens, cache_directory=cache_directory
+    )
+    return task, corpus
+
+
+def build_model(experiment: Experiment, vocabulary_size: int) -> Seq2SeqModel:
+    """The model with the weights that the seed decides."""
+    torch.manual_seed(experiment.seed)
+    return experiment.model.build(vocabulary_size)
+
+
+def validation_steps(steps: int, validations: int) -> set[int]:
+    """After which steps a run is validated: evenly spaced, the last step among them."""
+    return {round(number * steps / validations) for number in range(1, validations + 1)} - {0}
+
+
+@dataclass
+class _Signals:
+    """While inside, the first SIGTERM or SIGINT waits for the end of the step; a second one kills."""
+
+    wanted: bool
+    received: int | None = None
+    _previous: dict[int, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> None:
+        if self.wanted:
+            self._previous = {
+                number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)
+            }
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(128 + number)
+        self.received = number
+
+
+class Timetable(Callback):
+    """What happens between steps: validations, checkpoints, early stop, end by signal."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        data: DataModule,
+        folder: Path,
+        log: StepLog,
+        progress: Progress | None,
+        signals: _Signals,
+        provenance: Provenance,
+    ) -> None:
+        assert experiment.training.steps is not None
+        self.experiment, self.task, self.data, self.folder = experiment, task, data, folder
+        self.step_log, self.progress, self.signals = log, progress, signals
+        self.run_id = experiment.run_id()
+        self.machine = _machine(provenance)
+        self.steps = experiment.training.steps
+        self.validation_steps = validation_steps(self.steps, experiment.training.validations)
+        self.curve: list[CurvePoint] = []
+        self.seconds_before = 0.0
+        """Wall time of earlier attempts at this run."""
+        self.resumed_times = 0
+        self.not_bitwise_because: str | None = None
+        self.stopped_early = False
+        self._start = time.perf_counter()
+        self._saved = 0
+
+    def wall_seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self._start
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        validate = step in self.validation_steps
+        interrupted = self.signals.received is not None
+        if validate:
+            assert isinstance(module, Seq2SeqModule)
+            self._validate(trainer, module, step)
+        if validate or interrupted or step - self._saved >= CHECKPOINT_STEPS:
+            self._save(trainer, step)
+            self.step_log.restart_clock()
+        if interrupted and step < self.steps:
+            assert self.signals.received is not None
+            raise Interrupted(self.signals.received)
+
+    def _save(self, trainer: Trainer, step: int) -> None:
+        self.step_log.flush(trainer)
+        self._saved = step
+        trainer.save_checkpoint(checkpoint.training_path(self.folder, step))
+        if trainer.is_global_zero:
+            checkpoint.remove_old(self.folder)
+
+    def _validate(self, trainer: Trainer, module: Seq2SeqModule, step: int) -> None:
+        self.step_log.flush(trainer)
+        process = _process(trainer, module, self.experiment)
+        training = self.experiment.training
+        loss, _ = mean_loss(module.model, self.data.val_dataloader(), process)
+        scores: list[Score] = []
+        if training.validation_sentences != 0:
+            greedily = self.experiment.evaluation.model_copy(update={"beam": 1})
+            output = generate(
+                module.model,
+                self.data,
+                VALIDATION,
+                greedily,
+                process,
+                sentences=training.validation_sentences,
+            )
+            _, references = self.data.corpus.texts(VALIDATION)
+            scores = score(
+                VALIDATION, self.task.metrics, output.hypotheses, references[: len(output.hypotheses)]
+            )
+        best = min(
+            (point.validation_loss for point in self.curve if point.validation_loss is not None), default=None
+        )
+        if training.schedule == "plateau" and best is not None and loss >= best:
+            module.plateau_cuts += 1
+        self.curve.append(
+            CurvePoint(
+                step=step,
+                train_seconds=sum(self.step_log.seconds),
+                train_target_tokens=self.step_log.total("target_tokens"),
+                validation_loss=loss,
+                scores=scores,
+            )
+        )
+        if trainer.is_global_zero:
+            checkpoint.save_weights(
+                module.model.state_dict(), self.folder, step, self.experiment.training.average_checkpoints
+            )
+        self._report(trainer, step, loss, scores)
+        if self._should_stop():
+            self.stopped_early = step < self.steps
+            trainer.should_stop = True
+
+    def _should_stop(self) -> bool:
+        patience = self.experiment.training.patience
+        if patience is None:
+            return False
+        losses = [point.validation_loss for point in self.curve if point.validation_loss is not None]
+        return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+    def _report(self, trainer: Trainer, step: int, loss: float, scores: list[Score]) -> None:
+        if trainer.logger is not None:
+            values = {f"val/{one.metric}": one.value for one in scores}
+            trainer.logger.log_metrics({"val/loss": loss, **values}, step)
+        if self.progress is not None:
+            shown = f"validation loss {loss:.3f}"
+            self.progress.validated(
+                step, ", ".join([shown, *(f"{one.metric} {one.value:.1f}" for one in scores[:1])])
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "run_id": self.run_id,
+            "machine": self.machine,
+            "curve": json.dumps([point.model_dump(mode="json") for point in self.curve]),
+            "seconds_before": self.wall_seconds(),
+            "resumed_times": self.resumed_times,
+            "not_bitwise_because": self.not_bitwise_because,
+            "stopped_early": self.stopped_early,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["run_id"] != self.run_id:
+            raise UserError(
+                f"{self.folder}: its checkpoint belongs to run {state_dict['run_id']} and not to "
+                f"{self.run_id}; remove the folder to train from the start"
+            )
+        self.curve = [CurvePoint.model_validate(point) for point in json.loads(state_dict["curve"])]
+        self.seconds_before, self.stopped_early = state_dict["seconds_before"], state_dict["stopped_early"]
+        self.resumed_times = state_dict["resumed_times"] + 1
+        self.not_bitwise_because = state_dict["not_bitwise_because"]
+        changed = [name for name, value in self.machine.items() if state_dict["machine"].get(name) != value]
+        if changed and self.not_bitwise_because is None:
+            self.not_bitwise_because = f"resumed with another {' and '.join(changed)}"
+
+
+class StepLogger(Callback):
+    """Sends losses and speed to Lightning's logger, rarely: one call costs as much as many small kernels."""
+
+    def __init__(self, log: StepLog) -> None:
+        self.step_log = log
+        self._sent = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        known = len(self.step_log.losses)
+        if trainer.logger is None or known - self._sent < 2 * FLUSH_STEPS:
+            return
+        recent = slice(max(self._sent, known - 2 * FLUSH_STEPS), known)
+        self._sent = known
+        seconds = sum(self.step_log.seconds[recent])
+        trainer.logger.log_metrics(
+            {
+                "train/loss": sum(self.step_log.losses[recent]) / (recent.stop - recent.start),
+                "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+                "speed/train_target_tokens_per_second": sum(self.step_log.counts["target_tokens"][recent])
+                / seconds,
+            },
+            known,
+        )
+
+
+def _machine(provenance: Provenance) -> dict[str, str | int]:
+    """What bitwise equality depends on."""
+    return {
+        "processor": provenance.processor,
+        "device": provenance.device,
+        "devices": provenance.devices,
+        "threads": provenance.threads,
+        "torch version": provenance.torch_version,
+    }
+
+
+def _process(trainer: Trainer, module: LightningModule, experiment: Experiment) -> Process:
+    return Process(
+        device=module.device,
+        rank=trainer.global_rank,
+        world=trainer.world_size,
+        precision=experiment.training.precision,
+    )
+
+
+def make_trainer(
+    experiment: Experiment,
+    device: torch.device,
+    *,
+    devices: int = 1,
+    callbacks: list[Callback],
+    logger: Logger | None,
+    folder: Path,
+) -> Trainer:
+    """The Trainer of every run. It trains; what else happens is the callbacks' affair."""
+    training = experiment.training
+    assert training.steps is not None
+    return Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        precision="bf16-mixed" if training.precision == "bfloat16" else "32-true",
+        max_steps=training.steps,
+        gradient_clip_val=training.gradient_clip,
+        callbacks=callbacks,
+        logger=logger if logger is not None else False,
+        plugins=[checkpoint.SafeCheckpointIO()],
+        default_root_dir=folder,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=2**31,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def quiet() -> None:
+    """Keep Lightning's advice off the terminal; its errors are raised."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
+
+
+def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> TrainRecord | None:
+    """Train, score and write the record of one run, from where an earlier attempt left off.
+
+    Returns the record, on the first of several processes; None on the others. A loss that is not finite ends
+    in a record too. Raises `UserError` for what the user can mend, `Interrupted` after a signal.
+    """
+    quiet()
+    device = choose_device(options.device)
+    set_threads(options.threads)
+    task, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
+    model = build_model(experiment, len(corpus.vocabulary))
+    provenance = take_provenance(
+        device=device, precision=resolved_precision(experiment), devices=options.devices
+    )
+    # Several processes would stop at different steps and wait for each other: there a signal just kills.
+    signals = _Signals(wanted=options.devices == 1)
+    data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
+    module = Seq2SeqModule(model, experiment.training, experiment.seed)
+    log = StepLog(Clock(device))
+    first = int(os.environ.get("LOCAL_RANK", "0")) == 0
+    progress = None
+    if first and options.progress:
+        progress = Progress(
+            log, f"{options.model_preset} seed {experiment.seed}", experiment.training.steps or 0
+        )
+    folder = run_folder / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    timetable = Timetable(experiment, task, data, folder, log, progress, signals, provenance)
+    mode, logger = "disabled", None
+    if first:
+        mode, _ = tracking.choose_mode(options.wandb)
+        logger = tracking.lightning_logger(
+            mode,
+            study=options.study,
+            run_id=experiment.run_id(),
+            experiment_document=experiment.document(),
+            directory=options.results / options.study,
+            device_class=device.type,
+        )
+    callbacks: list[Callback] = [log, *([progress] if progress else []), StepLogger(log), timetable]
+    trainer = make_trainer(
+        experiment, device, devices=options.devices, callbacks=callbacks, logger=logger, folder=run_folder
+    )
+    common: dict[str, Any] = {
+        "run_id": experiment.run_id(),
+        "study": options.study,
+        "model_preset": options.model_preset or experiment.model_name,
+        "model_name": experiment.model_name,
+        "model_version": experiment.model.version,
+        "task_preset": options.task_preset or experiment.task_name,
+        "task_name": experiment.task_name,
+        "task_version": experiment.task.version,
+        "task_fingerprint": task.fingerprint(),
+        "seed": experiment.seed,
+        "experiment": experiment.document(),
+        "provenance": provenance,
+        "wandb_mode": mode,
+        "vocabulary_size": len(corpus.vocabulary),
+        **parameters(experiment, model, len(corpus.vocabulary)),
+        **data_counters(corpus, task),
+    }
+    latest = checkpoint.latest(folder)
+    try:
+        with signals:
+            trainer.fit(module, datamodule=data, ckpt_path=latest)
+        log.flush(trainer)
+    except Diverged as error:
+        record = TrainRecord(
+            **common,
+            status="diverged",
+            failure=str(error),
+            diverged_step=error.step,
+            last_finite_loss=error.last_finite,
+            **speed(log),
+            curve=timetable.curve,
+            wall_seconds_total=timetable.wall_seconds(),
+            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        return record if first else None
+    measured = score_run(experiment, task, trainer, module.model, data, run_folder, options)
+    if not first:
+        return None
+    write_atomic(run_folder / "curves.jsonl.gz", curves(log))
+    record = TrainRecord(
+        **common,
+        status="done",
+        **speed(log),
+        **measured,
+        curve=timetable.curve,
+        validations_done=len(timetable.curve),
+        stopped_early=timetable.stopped_early,
+        validation_loss_best=min((point.validation_loss or 0.0 for point in timetable.curve), default=None),
+        validation_loss_last=timetable.curve[-1].validation_loss if timetable.curve else None,
+        wall_seconds_total=timetable.wall_seconds(),
+        batch_stream_sha256=log.stream,
+        loss_curve_sha256=log.loss_curve_sha256(),
+        bitwise=timetable.not_bitwise_because is None,
+        not_bitwise_because=timetable.not_bitwise_because,
+        resumed_times=timetable.resumed_times,
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    if logger is not None:
+        summary = {f"{one.split}/{one.metric}": one.value for one in record.scores}
+        logger.log_metrics(summary, log.total("sentences") and trainer.global_step)
+        logger.finalize("success")
+    return record
