@@ -1,0 +1,250 @@
+"""The command: what it prints where, its exit codes, and that mistakes cost one line and no waiting."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmark.cli import app
+from benchmark.config import ROOT, dump_yaml
+from benchmark.record import record_bytes
+from tests.benchmark.report.records import train_record
+
+COMMANDS = ["run", "sweep", "report", "check", "list"]
+
+
+def seqbench(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "benchmark", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def inside(*arguments):
+    """The command in this process: exit code, stdout, stderr."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def results(tmp_path):
+    for number, status in enumerate(("done", "done", "diverged")):
+        record = train_record(f"{number:016x}", seed=number, status=status)
+        folder = tmp_path / "a-study" / "runs" / record.run_id
+        folder.mkdir(parents=True)
+        (folder / "record.json").write_bytes(record_bytes(record))
+    document = {"study": "a-study", "schema_version": 1, "measure": ["train"], "cells": []}
+    (tmp_path / "a-study" / "study.yaml").write_text(dump_yaml(document))
+    return tmp_path
+
+
+LIGHT = """
+import sys, time
+sys.argv[0] = "seqbench"
+from benchmark.cli import main
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {"torch", "pandas", "pytorch_lightning", "wandb", "scipy", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], *([command, "--help"] for command in COMMANDS), ["list"], ["list", "models", "--json"]],
+)
+def test_help_and_list_load_no_heavy_library(arguments):
+    ended = subprocess.run(
+        [sys.executable, "-c", LIGHT, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout
+
+
+def test_reports_are_made_without_torch(results):
+    program = LIGHT.replace('"scipy", "numpy"', '"sacrebleu"')
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "report", results / "a-study"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "transformer-small" in ended.stdout
+
+
+def test_help_answers_in_less_than_0_6_seconds():
+    def seconds():
+        started = time.perf_counter()
+        assert seqbench("--help").returncode == 0
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) < 0.6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_ends_with_examples(command):
+    code, output, _ = inside(command, "--help")
+    assert code == 0
+    assert "Examples:" in output
+    assert f"seqbench {command if command != 'sweep' else 'run'} " in output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["rum"], ["run"], ["run", "--no-such-option"], ["report"], ["list", "nothing"]]
+)
+def test_a_wrong_command_line_ends_with_2(arguments):
+    code, output, errors = inside(*arguments)
+    assert code == 2
+    assert not output
+    assert errors
+    assert "Traceback" not in errors
+
+
+MISTAKES = [
+    (["run", "model=transformer-small", "task=reverse", "training.steps=1", "model.haeds=2"],
+     "seqbench: model.haeds: unknown field; did you mean 'heads'?\n"),
+    (["run", "model=transformer-small", "task=reverse", "training.steps=1", "model.heads=3"],
+     "seqbench: model: heads must divide width, got 3 heads and width 160\n"),
+    (["run", "model=convs2s-small", "task=reverse", "training.steps=1", "model.kernel=4"],
+     "seqbench: model: kernel must be odd so that the encoder stays centred, got 4\n"),
+    (["run", "model=transformer-small", "task=reverse"],
+     "seqbench: training: set exactly one budget of steps, tokens, epochs, seconds; got none\n"),
+    (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--study", "../x"],
+     "seqbench: study: '../x' cannot name a folder; use 1 to 64 of A-Z a-z 0-9 . _ - and no dot in front\n"),
+    (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--data-dir", "/nowhere"],
+     "seqbench: /nowhere: no such data folder\n"),
+    (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--results", "/proc/x"],
+     "seqbench: /proc/x/try-reverse: cannot be made: No such file or directory\n"),
+    (["run", "/nowhere/study.yaml"],
+     "seqbench: /nowhere/study.yaml: cannot be read: No such file or directory\n"),
+    (["report", "a-studi", "--results", "RESULTS"],
+     "seqbench: study: RESULTS: no 'a-studi'; did you mean 'a-study'?; there are: a-study\n"),
+    (["report", "/nowhere/x"], "seqbench: /nowhere/x: no such study\n"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "text"), MISTAKES)
+def test_a_mistake_costs_one_line_and_ends_with_2(arguments, text, results):
+    arguments = [argument.replace("RESULTS", str(results)) for argument in arguments]
+    if arguments[0] == "run" and "--results" not in arguments:
+        arguments += ["--results", str(results)]
+    assert inside(*arguments) == (2, "", text.replace("RESULTS", str(results)))
+    assert [path.name for path in results.iterdir()] == ["a-study"]
+
+
+@pytest.mark.parametrize("loader", ["!!python/object/apply:os.system", "!!python/name:os.system"])
+def test_a_study_file_runs_no_code(tmp_path, loader):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"study: s\nmodel: {loader} ['touch {tmp_path}/marker']\n")
+    code, output, errors = inside("run", path, "--results", tmp_path / "results")
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    path.write_text(
+        f"study: s\ntask: reverse\nmodel: {{_target_: os.system, name: lstm, x: 'touch {tmp_path}/marker'}}\n"
+    )
+    code, output, errors = inside("run", path, "training.steps=1", "--results", tmp_path / "results")
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith("seqbench: model._target_: unknown field")
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["s.yaml"]
+
+
+def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
+    arguments = [
+        "run",
+        "model=transformer-small,lstm-small",
+        "task=reverse",
+        "training.seconds=9",
+        "seed=0,1",
+    ]
+    code, output, _ = inside(*arguments, "--results", tmp_path, "--dry-run", "--json")
+    cells = json.loads(output)["cells"]
+    assert code == 0
+    assert [(one["model"], one["seed"], one["status"], one["run_id"]) for one in cells][:2] == [
+        ("transformer-small", 0, "to do", None), ("lstm-small", 0, "to do", None),
+    ]  # fmt: skip
+    assert len(cells) == 4
+    code, output, _ = inside(*arguments, "--results", tmp_path, "--dry-run")
+    assert (code, output.count("\n")) == (0, 5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_lists_what_it_cannot_read_and_ends_with_3(results):
+    assert inside("report", "a-study", "--results", results)[0] == 0
+    (results / "a-study" / "runs" / f"{0:016x}" / "record.json").write_bytes(b"{")
+    code, output, _ = inside("report", "a-study", "--results", results)
+    assert code == 3
+    assert f"runs/{0:016x}/record.json" in output
+    assert "transformer-small" in output
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "json"])
+def test_a_report_is_the_same_twice_and_goes_to_a_file(results, form, tmp_path):
+    arguments = ["report", results / "a-study", "--format", form]
+    code, output, errors = inside(*arguments)
+    assert (code, errors) == (0, "")
+    assert inside(*arguments) == (code, output, errors)
+    path = tmp_path / "table"
+    assert inside(*arguments, "--output", path)[:2] == (0, "")
+    assert path.read_text() == output
+    if form == "json":
+        assert json.loads(output)["study"] == "a-study"
+
+
+def test_list_names_presets_with_their_first_comment_and_runs(results):
+    code, output, _ = inside("list", "--results", results)
+    assert code == 0
+    assert re.search(r"^  transformer-small +Transformer of ", output, re.M)
+    assert f"a-study/{2:016x}" in output
+    code, output, _ = inside("list", "runs", "--results", results, "--json")
+    assert [one["status"] for one in json.loads(output)["runs"]] == ["done", "done", "diverged"]
+
+
+def test_a_folder_of_the_same_name_where_one_stands_is_not_picked_up(tmp_path):
+    for name in ("models", "tasks", "benchmark"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit(99)")
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "benchmark", "list", "models"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    shadowed = seqbench("list", PYTHONPATH=f"{tmp_path / 'only'}{os.pathsep}{ROOT}")
+    assert shadowed.returncode == 0
+    (tmp_path / "only" / "tasks").mkdir(parents=True)
+    (tmp_path / "only" / "tasks" / "__init__.py").write_text("")
+    shadowed = seqbench("list", PYTHONPATH=f"{tmp_path / 'only'}{os.pathsep}{ROOT}")
+    assert shadowed.returncode == 2
+    assert shadowed.stderr.startswith("seqbench: tasks: Python would import ")
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(results):
+    writing = subprocess.Popen(
+        [sys.executable, "-P", "-m", "benchmark", "report", str(results / "a-study")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert writing.stdout is not None
+    assert writing.stderr is not None
+    writing.stdout.close()
+    with writing.stderr:
+        assert writing.stderr.read() == ""
+    assert writing.wait() == 141
+
+
+def test_output_has_no_colour_codes(results):
+    for arguments in (["list"], ["report", str(results / "a-study")], ["run", "--help"]):
+        ended = seqbench(*arguments, NO_COLOR="1", FORCE_COLOR="", TERM="xterm-256color")
+        assert "\x1b" not in ended.stdout + ended.stderr
+
+
+def test_the_presets_of_the_help_exist():
+    text = Path(ROOT / "benchmark" / "cli.py").read_text(encoding="utf-8")
+    for name in ("transformer-small", "lstm-small"):
+        assert name in text
+        assert (ROOT / "configs" / "models" / f"{name}.yaml").exists()

@@ -1,0 +1,202 @@
+"""The engine of one machine: whatever happens to a run's process, it ends in a record or can go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmark.config import ROOT, RunOptions
+from benchmark.engines.local import child_environment
+from benchmark.record import read_record
+
+STUB = Path(__file__).parent / "stub_trainer"
+REQUEST = [
+    "model=transformer-small",
+    "task=reverse",
+    "--study",
+    "s",
+    "--wandb",
+    "disabled",
+]
+
+
+STEPS = ("training.steps=10", "training.precision=float32")
+
+
+def command(tmp_path, behaviour, *arguments, budget=STEPS):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{STUB}{os.pathsep}{ROOT}",
+        "SEQBENCH_DATA": "",
+        "SEQBENCH_TEST_BEHAVIOUR": json.dumps(behaviour),
+        "WANDB_API_KEY": "sentinel-of-a-key",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    options = [*REQUEST, *budget, "--results", str(tmp_path), *arguments]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "benchmark", "run", *options],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def records(tmp_path):
+    found = [read_record(path) for path in tmp_path.glob("s/runs/*/record.json")]
+    return {record.seed: record for record in found if record.kind == "train"}
+
+
+def starts(tmp_path):
+    return {path.parent.name: path.read_text().count("\n") for path in tmp_path.glob("s/runs/*/starts")}
+
+
+def test_one_run_s_end_is_its_own(tmp_path):
+    behaviour = {
+        1: "raise", 2: "oom_device", 3: "oom_host", 4: "kill", 5: "exit 0", 6: "diverged", 7: "done",
+    }  # fmt: skip
+    # A budget in seconds, so that the cells are resolved in a process of their own.
+    seeds, budget = "seed=0,1,2,3,4,5,6,7", ["training.seconds=1"]
+    process = command(tmp_path, behaviour, seeds, "--json", budget=budget)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 3, errors
+    found = records(tmp_path)
+    assert {seed: record.status for seed, record in found.items()} == {
+        0: "done", 1: "failed", 2: "failed", 3: "failed", 4: "failed", 5: "failed", 6: "diverged", 7: "done",
+    }  # fmt: skip
+    assert found[1].failure == "RuntimeError: the loss\\nhas two lines"
+    assert found[2].failure == "oom_device: OutOfMemoryError: CUDA out of memory"
+    assert found[2].peak_memory_bytes > 2**20
+    assert found[3].failure.startswith("oom_host: MemoryError")
+    assert found[4].failure in ("killed (9)", "oom_host: killed (9) by the kernel")
+    assert found[5].failure == "ended with code 0 and no record: last words"
+    assert {one["seed"]: one["status"] for one in json.loads(output)["runs"]} == {
+        seed: record.status for seed, record in found.items()
+    }
+    log = next(tmp_path.glob(f"s/runs/{found[5].run_id}/log.txt")).read_text()
+    assert log.split("\n")[-2] == "last words"
+    assert "sentinel-of-a-key" not in "".join(
+        path.read_text() for path in tmp_path.rglob("*") if path.is_file()
+    )
+
+    again = command(tmp_path, {}, seeds, budget=budget)
+    output, errors = again.communicate(timeout=240)
+    assert again.returncode == 3, errors  # one diverged, and would again
+    assert sorted(starts(tmp_path).values()) == [1, 1, 1, 2, 2, 2, 2, 2]
+    assert {record.status for record in records(tmp_path).values()} == {"done", "diverged"}
+    assert "transformer-small" in output
+
+
+def test_a_mistake_of_the_user_in_a_run_leaves_no_record_and_the_others_run(tmp_path):
+    process = command(tmp_path, {0: "user"}, "seed=0,1")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert "seqbench: task.train: no such file\n" in errors
+    assert "Traceback" not in errors
+    assert list(records(tmp_path)) == [1]
+
+
+def _alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _wait(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+def _descendants(pid):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found += [int(path.parent.name), *_descendants(int(path.parent.name))]
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("signals", "to_group", "behaviour", "code"),
+    [
+        ([signal.SIGTERM], False, "sleep", 143),
+        ([signal.SIGINT], False, "sleep", 130),
+        ([signal.SIGINT], True, "sleep", 130),
+        ([signal.SIGINT, signal.SIGINT], False, "stubborn", 130),
+        ([signal.SIGKILL], False, "sleep", -9),
+    ],
+    ids=["SIGTERM", "SIGINT", "Ctrl-C", "Ctrl-C twice", "SIGKILL"],
+)
+def test_a_signal_ends_the_children_and_leaves_the_run_to_go_on(tmp_path, signals, to_group, behaviour, code):
+    process = command(tmp_path, {0: behaviour}, "seed=0")
+    _wait(lambda: any(path.read_text() for path in tmp_path.glob("s/runs/*/sleeping")))
+    children = _descendants(process.pid)
+    assert len(children) >= 2
+    for number in signals:
+        (os.killpg if to_group else os.kill)(process.pid, number)
+        time.sleep(0.3)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    trained = int(next(tmp_path.glob("s/runs/*/sleeping")).read_text())
+    _wait(lambda: not _alive(trained), 10)
+    if code > 0:
+        assert not [child for child in children if _alive(child)]
+        assert "goes on where it stopped" in errors
+    for child in children:  # a kill that cannot be caught may leave a grandchild
+        if _alive(child):
+            os.kill(child, signal.SIGKILL)
+    assert records(tmp_path) == {}
+    if not to_group and code == 143:
+        again = command(tmp_path, {}, "seed=0")
+        again.communicate(timeout=60)
+        assert again.returncode == 0
+        assert records(tmp_path)[0].status == "done"
+
+
+def test_speed_is_compared_once_after_the_runs_and_belongs_to_its_threads(tmp_path):
+    def speeds(*arguments):
+        process = command(
+            tmp_path, {}, "model=transformer-small,lstm-small", "measure=train,speed", *arguments
+        )
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        found = [read_record(path) for path in tmp_path.glob("s/runs/*/record.json")]
+        return [list(record.experiments) for record in found if record.kind == "speed"]
+
+    both = ["transformer-small", "lstm-small"]
+    assert speeds("--threads", "1") == [both]
+    assert speeds("--threads", "1") == [both]
+    assert sorted(starts(tmp_path).values()) == [1, 1]
+    assert speeds("--threads", "2") == [both, both]
+
+
+def test_a_changed_config_of_a_finished_run_is_refused(tmp_path):
+    command(tmp_path, {}).communicate(timeout=60)
+    config = next(tmp_path.glob("s/runs/*/config.yaml"))
+    config.write_text(config.read_text().replace("learning_rate: 0.002", "learning_rate: 0.003"))
+    process = command(tmp_path, {})
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "training.learning_rate is 0.003, was 0.002" in errors
+    assert "Traceback" not in errors
+
+
+def test_children_of_all_models_start_with_the_same_allocator_and_threads(tmp_path):
+    options = RunOptions(results=tmp_path, data_directory=tmp_path, threads=3)
+    environment = child_environment(options, {"PATH": "p", "PYTHONPATH": "x", "OMP_NUM_THREADS": "9"})
+    assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == "3"
+    assert "mmap_threshold" in environment["GLIBC_TUNABLES"]
+    assert environment["THP_MEM_ALLOC_ENABLE"] == "1"
+    assert environment["PYTHONPATH"] == f"{ROOT}{os.pathsep}x"
+    assert child_environment(options, {"GLIBC_TUNABLES": "mine"})["GLIBC_TUNABLES"] == "mine"

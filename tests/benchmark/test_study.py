@@ -1,0 +1,319 @@
+"""Studies: what a request becomes, what is frozen, and what a second start does."""
+
+import dataclasses
+
+import pytest
+
+from benchmark.config import UserError, dump_yaml, load_yaml, presets
+from benchmark.record import record_bytes
+from benchmark.store import StudyFolder
+from benchmark.study import FrozenCell, Request, known_runs, make, remaining, request_from
+from tests.benchmark.report.records import train_record
+
+SMALL = ["model=transformer-small", "task=reverse", "training.steps=10", "training.precision=float32"]
+
+
+def resolve(experiments):
+    """10 steps for each second, float32."""
+    resolved = []
+    for experiment in experiments:
+        training = experiment.training
+        steps = training.steps or int(10 * training.seconds)
+        update = {"steps": steps, "seconds": None, "precision": "float32"}
+        resolved.append(dataclasses.replace(experiment, training=training.model_copy(update=update)))
+    return resolved
+
+
+def write(path, document):
+    path.write_text(dump_yaml(document))
+    return str(path)
+
+
+def cells(*arguments, **options):
+    return request_from(arguments, **options).cells
+
+
+def test_comma_lists_make_a_grid_with_the_seeds_outermost():
+    request = request_from([*SMALL, "model=transformer-small,lstm-small", "seed=0,1"])
+    assert [(cell.model_preset, cell.experiment.seed) for cell in request.cells] == [
+        ("transformer-small", 0), ("lstm-small", 0), ("transformer-small", 1), ("lstm-small", 1),
+    ]  # fmt: skip
+    assert request.study == "try-reverse"
+    assert request.measure == ("train",)
+
+
+def test_a_list_is_an_axis_unless_the_field_itself_is_a_list():
+    blocks = "model.encoder_blocks=[[8,3],[8,3]]"
+    assert len(cells("model=convs2s-small", *SMALL[1:], blocks)) == 1
+    both = cells("model=convs2s-small", *SMALL[1:], "model.encoder_blocks=[[[8,3]],[[8,5]]]")
+    assert [cell.experiment.model.encoder_blocks for cell in both] == [((8, 3),), ((8, 5),)]
+    assert len(cells(*SMALL, "training.learning_rate=1e-3,2e-3", "model.dropout=0.1,0.2,0.3")) == 6
+    assert len(cells(*SMALL, "seed=1,1")) == 1
+
+
+def test_layers_lie_over_each_other_in_the_stated_order(tmp_path):
+    study = {
+        "study": "s", "model": ["transformer-small", "lstm-small"], "task": "reverse",
+        "training": {"seconds": 5},
+        "data.batch_tokens": 100, "per_model": {"lstm-small": {"training.learning_rate": [0.5, 0.25]}},
+    }  # fmt: skip
+    path = write(tmp_path / "s.yaml", study)
+    made = [
+        (c.model_preset, c.experiment.training.learning_rate, c.experiment.data.batch_tokens)
+        for c in cells(path)
+    ]
+    preset = load_yaml_preset("transformer-small")["training"]["learning_rate"]
+    assert made == [("transformer-small", preset, 100), ("lstm-small", 0.5, 100), ("lstm-small", 0.25, 100)]
+    overridden = cells(path, "training.learning_rate=0.125", "model=lstm-small", "training.steps=7")
+    assert [cell.experiment.training.learning_rate for cell in overridden] == [0.125]
+    assert overridden[0].experiment.training.budget == "steps"
+
+
+def load_yaml_preset(name):
+    from benchmark.config import ROOT
+
+    return load_yaml(ROOT / "configs" / "models" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("study", presets("studies"))
+def test_every_study_preset_is_valid(study):
+    request = request_from([study])
+    assert request.cells
+    assert request.study == study
+
+
+REFUSED = [
+    (["model=transfomer-small", *SMALL[1:]],
+     "model: no 'transfomer-small'; did you mean 'transformer-small'?"),
+    (["model=mine.py", *SMALL[1:]], "model: no 'mine.py'"),
+    (["multi30k-en-ed"], "study: no 'multi30k-en-ed'"),
+    ([*SMALL, "quick", "quack"], "one study at a time"),
+    ([], "nothing to run"),
+    (["task=reverse", "training.steps=1"], "model: which? give model=NAME; there are: convs2s-small,"),
+    ([*SMALL, "modle.width=3"], "modle: unknown field; did you mean 'model'?"),
+    ([*SMALL, "model.haeds=2"], "model.haeds: unknown field; did you mean 'heads'?"),
+    ([*SMALL, "model.heads=3"], "model: heads must divide width, got 3 heads and width 160"),
+    ([*SMALL, "model=[]"], "model: the list is empty"),
+    ([*SMALL, "seed=[]"], "seed: the list is empty"),
+    ([*SMALL, "measure=trian"], "measure: must be of train, speed, got 'trian'"),
+    ([*SMALL, "task.name=x.py"], "task.name: x.py: cannot be read: No such file"),
+    ([*SMALL, "seed=[" + ",".join(map(str, range(2001))) + "]"], "the grid has more than 2,000 cells"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "text"), REFUSED)
+def test_a_mistake_in_a_request_is_named(arguments, text):
+    with pytest.raises(UserError) as caught:
+        request_from(arguments)
+    assert str(caught.value).startswith(text)
+
+
+def test_a_mistake_in_a_study_file_is_named_with_the_file(tmp_path):
+    path = write(tmp_path / "s.yaml", {"sutdy": "x"})
+    with pytest.raises(UserError, match=r"s\.yaml: sutdy: unknown field; did you mean 'study'\?$"):
+        request_from([path])
+    path = write(tmp_path / "s.yaml", {"study": "x", "per_model": {"lstm-smal": {}}, "task": "reverse"})
+    with pytest.raises(UserError, match=r"^per_model: no 'lstm-smal'; did you mean 'lstm-small'\?"):
+        request_from([path, "model=lstm-small"])
+    path = write(
+        tmp_path / "s.yaml", {"study": "../x", "model": "lstm-small", "task": "reverse", "training.steps": 1}
+    )
+    with pytest.raises(UserError, match="cannot name a folder"):
+        request_from([path])
+
+
+# Files outside the repository
+
+MODEL = """
+import pathlib
+pathlib.Path(__file__).with_suffix(".marker").touch()
+from models.transformer import Config
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MODEL)
+    return path
+
+
+def test_a_file_that_the_command_line_names_runs(mine):
+    (cell,) = cells(f"model.name={mine}", *SMALL[1:])
+    assert cell.model_preset == "mine"
+    assert cell.experiment.model_file_sha256 is not None
+
+
+def test_a_file_that_only_a_study_names_does_not_run_without_trust(mine, tmp_path):
+    base = {"task": "reverse", "training": {"steps": 1, "precision": "float32"}}
+    hostile = [
+        {**base, "model": {"name": str(mine)}},
+        {**base, "model": [{"name": str(mine)}]},
+        {**base, "model": "lstm-small", "per_model": {"lstm-small": {"model.name": str(mine)}}},
+        {**base, "model": "lstm-small", "task": {"name": str(mine)}},
+    ]
+    for number, study in enumerate(hostile):
+        path = write(tmp_path / f"{number}.yaml", study)
+        with pytest.raises(UserError, match="is a file, and a file runs only when the command line names it"):
+            request_from([path])
+        assert not mine.with_suffix(".marker").exists()
+    assert request_from([str(tmp_path / "0.yaml")], trust_code=True).cells
+    assert mine.with_suffix(".marker").exists()
+
+
+def test_a_record_with_a_file_runs_again_only_with_trust(mine, tmp_path):
+    experiment = cells(f"model.name={mine}", *SMALL[1:])[0].experiment
+    mine.with_suffix(".marker").unlink()
+    record = train_record("0123456789abcdef").model_copy(update={"experiment": experiment.document()})
+    path = tmp_path / "record.json"
+    path.write_bytes(record_bytes(record))
+    mine.write_text(MODEL + "\n# one more line, so that it is read anew\n")
+    with pytest.raises(UserError, match="is a file"):
+        request_from([str(path)])
+    with pytest.raises(UserError, match="has changed since the run was made"):
+        request_from([str(path)], trust_code=True)
+    mine.write_text(MODEL)
+    request = request_from([str(path)], trust_code=True)
+    assert request.study == "rerun-0123456789abcdef"
+    assert request.cells[0].experiment == experiment
+
+
+def test_a_frozen_study_does_not_make_a_file_run(mine, tmp_path):
+    """A study.yaml of somebody else that holds my request's hash with another file in it."""
+    folder = StudyFolder(tmp_path, "s")
+    folder.prepare()
+    request = request_from(SMALL, study="s")
+    made = make(request, folder, resolve)
+    document = load_yaml(folder.study_path)
+    document["cells"][0]["experiment"]["model"]["name"] = str(mine)
+    folder.study_path.write_text(dump_yaml(document))
+    with pytest.raises(UserError, match=r"was edited: model\.name is "):
+        make(request, folder, resolve)
+    assert not mine.with_suffix(".marker").exists()
+    assert made.added == 1
+
+
+# Freezing
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = StudyFolder(tmp_path / "results", "s")
+    folder.prepare()
+    return folder
+
+
+BUDGET = ["model=transformer-small", "task=reverse", "training.seconds=2"]
+
+
+def test_a_budget_is_resolved_once_for_all_seeds_and_then_kept(folder):
+    asked = []
+
+    def counting(experiments):
+        asked.extend(experiments)
+        return resolve(experiments)
+
+    made = make(request_from([*BUDGET, "seed=0,1,2"]), folder, counting)
+    assert len(asked) == 1
+    assert [cell.experiment.training.steps for cell in made.cells] == [20, 20, 20]
+    assert [cell.experiment.seed for cell in made.cells] == [0, 1, 2]
+    before = folder.study_path.read_bytes()
+    again = make(request_from([*BUDGET, "seed=0,1,2"]), folder, counting)
+    assert (len(asked), again.added, again.cells) == (1, 0, made.cells)
+    assert folder.study_path.read_bytes() == before
+
+
+def test_a_wider_request_adds_cells_and_a_narrower_one_keeps_them(folder):
+    first = make(request_from([*BUDGET, "seed=0,1"]), folder, resolve)
+    wider = make(request_from([*BUDGET, "seed=1,2"]), folder, lambda e: [_steps(one, 99) for one in e])
+    assert (wider.added, wider.others) == (1, 1)
+    assert [cell.experiment.training.steps for cell in wider.cells] == [20, 99]
+    assert wider.cells[0] == first.cells[1]
+    assert len(load_yaml(folder.study_path)["cells"]) == 3
+
+
+def _steps(experiment, steps):
+    update = {"steps": steps, "seconds": None, "precision": "float32"}
+    return dataclasses.replace(experiment, training=experiment.training.model_copy(update=update))
+
+
+def test_a_frozen_study_is_a_request_for_its_own_cells(folder):
+    made = make(request_from([*BUDGET, "seed=0,1"], study="s"), folder, resolve)
+    before = folder.study_path.read_bytes()
+    for name in (str(folder.study_path), str(folder.path)):
+        request = request_from([name])
+        assert request.study == "s"
+        again = make(request, folder, lambda experiments: pytest.fail("nothing is open"))
+        assert [cell.run_id for cell in again.cells] == [cell.run_id for cell in made.cells]
+        assert (again.added, again.others) == (0, 0)
+    assert folder.study_path.read_bytes() == before
+    with pytest.raises(UserError, match="take no field=value"):
+        request_from([str(folder.study_path), "seed=3"])
+
+
+def test_an_edited_study_is_refused_with_the_field(folder):
+    request = request_from(BUDGET)
+    make(request, folder, resolve)
+    original = folder.study_path.read_text()
+    for old, new, text in (
+        ("learning_rate: 0.002", "learning_rate: 0.003", r"training\.learning_rate is 0\.003, was 0\.002"),
+        ("steps: 20", "steps: 30", "its fields give run "),
+        ("steps: 20", "steps: x", r"training\.steps: must be an integer"),
+        ("schema_version: 1", "schema_version: 2", "has schema version 2; this seqbench reads up to 1"),
+        ("cells:", "cels:", "cells: must be a list"),
+    ):
+        assert original.count(old) >= 1
+        folder.study_path.write_text(original.replace(old, new, 1))
+        with pytest.raises(UserError, match=text):
+            make(request, folder, resolve)
+
+
+def test_a_new_version_of_a_model_is_another_cell(folder, monkeypatch):
+    request = request_from(BUDGET)
+    made = make(request, folder, resolve)
+    config = type(request.cells[0].experiment.model)
+    monkeypatch.setattr(config, "version", config.version + 1)
+    again = make(request, folder, resolve)
+    assert (again.added, again.others) == (1, 1)
+    assert again.cells[0].asked != made.cells[0].asked
+
+
+def test_what_is_missing_or_failed_runs_and_what_is_done_or_diverged_does_not(folder):
+    made = make(request_from([*BUDGET, "seed=0,1,2,3,4"]), folder, resolve)
+    for cell, status in zip(made.cells, ("done", "failed", "diverged", "unreadable"), strict=False):
+        run = folder.run(cell.run_id)
+        run.open(cell.document())
+        if status == "unreadable":
+            run.record_path.write_bytes(b"{")
+            continue
+        record = train_record(cell.run_id, status=status)
+        run.write_record(record.model_copy(update={"experiment": cell.experiment.document()}))
+    assert [cell.experiment.seed for cell in remaining(made, folder)] == [1, 3, 4]
+
+
+def test_a_record_of_another_experiment_is_refused(folder):
+    (cell,) = make(request_from(BUDGET), folder, resolve).cells
+    made = make(request_from(BUDGET), folder, resolve)
+    run = folder.run(cell.run_id)
+    run.open(cell.document())
+    document = cell.experiment.document() | {"seed": 7}
+    run.write_record(train_record(cell.run_id).model_copy(update={"experiment": document}))
+    with pytest.raises(UserError, match=r"record\.json: is of another experiment: seed is 7, was 0"):
+        remaining(made, folder)
+
+
+def test_the_cells_are_known_before_anything_is_made(folder):
+    request = request_from([*BUDGET, "seed=0,1"])
+    assert [run_id for _, run_id in known_runs(request, folder)] == [None, None]
+    made = make(request_from(BUDGET), folder, resolve)
+    assert [run_id for _, run_id in known_runs(request, folder)] == [made.cells[0].run_id, None]
+    resolved = request_from(SMALL)
+    assert known_runs(resolved, folder)[0][1] == resolved.cells[0].experiment.run_id()
+
+
+def test_two_budgets_that_resolve_to_one_are_one_run(folder):
+    request = request_from([*BUDGET, "training.seconds=2.0,2.01"])
+    assert isinstance(request, Request)
+    made = make(request, folder, resolve)
+    assert len(made.cells) == made.added == 1
+    assert isinstance(made.cells[0], FrozenCell)

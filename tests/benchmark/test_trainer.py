@@ -1,0 +1,285 @@
+"""Runs end where undisturbed ones do, whatever happens to them; what happens is told."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark import checkpoint, trainer
+from benchmark.config import UserError
+from benchmark.measure.steps import StepLog
+from benchmark.module import Seq2SeqModule, rate_factor, step_seed
+from benchmark.resolution import resolve
+from models import Seq2SeqModel
+from tests.benchmark.training_run import STEPS, curve_rows, experiment, identity, options, run
+
+ARCHITECTURES = ["transformer", "lstm", "convs2s"]
+SCRIPT = Path(__file__).with_name("training_run.py")
+
+
+def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_a_killed_run_resumes_bit_for_bit(model: str, tmp_path: Path) -> None:
+    undisturbed = run(experiment(model), tmp_path / "undisturbed")
+    killed = in_a_process(model, str(tmp_path / "killed"), "--killed-at", "8")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed = run(experiment(model), tmp_path / "killed")
+    assert undisturbed is not None and resumed is not None
+    assert resumed.resumed_times == 1
+    assert resumed.bitwise
+    assert identity(resumed) == identity(undisturbed)
+
+
+def test_architectures_see_the_same_batches(tmp_path: Path) -> None:
+    streams = set()
+    for model in ARCHITECTURES:
+        record = run(experiment(model, training={"steps": 3, "validations": 1}), tmp_path)
+        assert record is not None
+        streams.add(record.batch_stream_sha256)
+    assert len(streams) == 1
+
+
+def test_a_signal_ends_a_run_after_its_step_and_nothing_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = run(experiment("lstm"), tmp_path / "undisturbed")
+    taken = StepLog.on_train_batch_end
+
+    def terminated(self: StepLog, lightning: Any, *arguments: Any) -> None:
+        if lightning.global_step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        taken(self, lightning, *arguments)
+
+    monkeypatch.setattr(StepLog, "on_train_batch_end", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(trainer.Interrupted) as interrupted:
+        run(experiment("lstm"), tmp_path / "terminated")
+    assert interrupted.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    folder = next((tmp_path / "terminated").glob("results/study/runs/*/checkpoints"))
+    assert checkpoint.latest(folder) == checkpoint.training_path(folder, 7)
+
+    monkeypatch.undo()
+    resumed = run(experiment("lstm"), tmp_path / "terminated")
+    assert undisturbed is not None and resumed is not None
+    assert identity(resumed) == identity(undisturbed)
+
+
+def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
+    results = []
+    for devices in (1, 2):
+        ended = in_a_process(
+            "lstm", str(tmp_path / str(devices)), "--dropout", "0", "--devices", str(devices)
+        )
+        assert ended.returncode == 0, ended.stderr
+        results.append(json.loads(ended.stdout.strip().split("\n")[-1]))
+    one, two = results
+    assert one["batches"] == two["batches"]
+    torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(two["losses"]), rtol=1e-5, atol=1e-5)
+    assert one["scores"] == two["scores"]
+    assert one["hypotheses"] == two["hypotheses"]
+
+
+def test_a_loss_that_is_not_finite_ends_in_a_record_with_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Seq2SeqModule.training_step
+
+    def poisoned(self: Seq2SeqModule, batch: Any, number: int) -> torch.Tensor:
+        loss = honest(self, batch, number)
+        return loss * math.nan if self.global_step == 2 else loss
+
+    whole = run(experiment("lstm"), tmp_path / "whole")
+    monkeypatch.setattr(Seq2SeqModule, "training_step", poisoned)
+    record = run(experiment("lstm"), tmp_path / "poisoned")
+    assert record is not None and whole is not None
+    assert record.status == "diverged"
+    assert record.diverged_step == 3
+    assert record.failure == "the loss of step 3 is not finite"
+    losses = [
+        row["value"] for row in curve_rows(whole, tmp_path / "whole") if row["quantity"] == "train_loss"
+    ]
+    assert record.last_finite_loss == losses[1]
+    assert record.scores == []
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoint.save({"step": step}, checkpoint.training_path(tmp_path, step))
+    checkpoint.remove_old(tmp_path)
+    assert [path.name for path in sorted(tmp_path.glob("*.ckpt"))] == [
+        "step-00000002.ckpt",
+        "step-00000003.ckpt",
+    ]
+    last = checkpoint.training_path(tmp_path, 3)
+    content = last.read_bytes()
+    for cut in range(0, len(content), len(content) // 20):
+        last.write_bytes(content[:cut])
+        assert checkpoint.latest(tmp_path) == checkpoint.training_path(tmp_path, 2)
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    last.write_bytes(flipped)
+    assert checkpoint.latest(tmp_path) == checkpoint.training_path(tmp_path, 2)
+    with pytest.raises(UserError, match=r"step-00000003\.ckpt: damaged or incomplete: its SHA-256 is not"):
+        checkpoint.load(last)
+
+
+class _Payload:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (os.environ["MARKER"],)
+
+
+@pytest.mark.parametrize("writer", ["torch", "pickle"])
+def test_a_checkpoint_cannot_run_code(writer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marker = tmp_path / "marker"
+    monkeypatch.setenv("MARKER", str(marker))
+    path = tmp_path / "step-00000001.ckpt"
+    if writer == "torch":
+        checkpoint.save(_Payload(), path)
+    else:
+        import hashlib
+
+        path.write_bytes(pickle.dumps(_Payload()))
+        path.with_name(path.name + ".sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(UserError, match="holds more than tensors and plain values"):
+        checkpoint.load(path)
+    assert not marker.exists()
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
+    one, other = experiment("lstm", training={"steps": 3, "validations": 1}), experiment("lstm")
+    assert run(one, tmp_path) is not None
+    runs = tmp_path / "results" / "study" / "runs"
+    (runs / one.run_id()).rename(runs / other.run_id())
+    with pytest.raises(UserError, match=f"belongs to run {one.run_id()} and not to {other.run_id()}"):
+        run(other, tmp_path)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match="device: no 'tpu' here; there are: auto, cpu"):
+        trainer.choose_device("tpu")
+
+
+def test_an_early_stop_needs_patience_to_run_out(tmp_path: Path) -> None:
+    hopeless = {
+        "steps": 40,
+        "validations": 20,
+        "patience": 2,
+        "learning_rate": 5.0,
+        "validation_sentences": 0,
+    }
+    record = run(experiment("lstm", training=hopeless), tmp_path)
+    assert record is not None
+    losses = [point.validation_loss for point in record.curve if point.validation_loss is not None]
+    assert record.stopped_early
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert record.steps == record.curve[-1].step < 40
+
+
+def test_what_is_scored_is_the_mean_of_the_last_validations(tmp_path: Path) -> None:
+    weights = [{"w": torch.full((2, 3), value), "b": torch.tensor([value])} for value in (1.0, 2.0, 6.0)]
+    for step, each in enumerate(weights, 1):
+        checkpoint.save_weights(each, tmp_path, step, kept=2)
+    mean, number = checkpoint.average_weights(tmp_path, 5)
+    assert number == 2
+    assert torch.equal(mean["w"], torch.full((2, 3), 4.0))
+    assert torch.equal(mean["b"], torch.tensor([4.0]))
+
+
+@pytest.mark.parametrize(("steps", "validations"), [(12, 3), (10, 3), (7, 10), (1000, 7)])
+def test_validations_are_evenly_spaced_and_the_last_is_at_the_end(steps: int, validations: int) -> None:
+    at = sorted(trainer.validation_steps(steps, validations))
+    assert at[-1] == steps
+    assert at[0] >= 1
+    assert len(at) == min(steps, validations)
+    gaps = [after - before for before, after in zip([0, *at], at, strict=False)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_budgets_become_steps(tmp_path: Path) -> None:
+    in_epochs = resolve(experiment("lstm", training={"steps": None, "epochs": 2.0}), options(tmp_path))
+    tokens = resolve(experiment("lstm", training={"steps": None, "tokens": 1000}), options(tmp_path))
+    seconds = resolve(experiment("lstm", training={"steps": None, "seconds": 2.0}), options(tmp_path))
+    assert in_epochs.training.steps is not None and tokens.training.steps is not None
+    record = run(experiment("lstm", training={"steps": tokens.training.steps, "validations": 1}), tmp_path)
+    one_less = run(
+        experiment("lstm", training={"steps": tokens.training.steps - 1, "validations": 1}), tmp_path
+    )
+    assert record is not None and one_less is not None
+    assert (record.train_target_tokens or 0) >= 1000 > (one_less.train_target_tokens or 0)
+    passes = run(experiment("lstm", training={"steps": in_epochs.training.steps, "validations": 1}), tmp_path)
+    assert passes is not None
+    assert passes.train_sentences == 2 * (passes.training_pairs or 0)
+    assert seconds.training.budget == "steps"
+    assert (seconds.training.steps or 0) > 1
+
+
+def test_learning_rates_follow_their_formulas() -> None:
+    def rates(**fields: Any) -> list[float]:
+        training = experiment("lstm", training={"steps": 100, "warmup_steps": 10, **fields}).training
+        return [rate_factor(training, step) for step in range(100)]
+
+    for schedule in ("linear", "cosine", "inverse_sqrt", "constant", "plateau"):
+        assert rates(schedule=schedule)[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates(schedule="constant")[10:] == [1.0] * 90
+    assert rates(schedule="inverse_sqrt")[39] == pytest.approx(0.5)  # sqrt(10 / 40)
+    linear = rates(schedule="linear", hold_fraction=0.5, final_fraction=0.2)
+    assert linear[10:51] == [1.0] * 41
+    assert linear[75] == pytest.approx(0.6)
+    cosine = rates(schedule="cosine", final_fraction=0.1)
+    assert cosine[55] == pytest.approx(0.55)
+    assert linear[99] > 0.2 < linear[98]
+
+
+def test_random_numbers_of_a_step_are_its_own() -> None:
+    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(2)}
+    assert len(seeds) == 300
+    assert step_seed(1, 2, 0) == step_seed(1, 2, 0)
+
+
+def test_measuring_changes_nothing(tmp_path: Path) -> None:
+    """Validation, generation and checkpoints leave the loss curve and the weights bit for bit the same."""
+    often = run(
+        experiment("transformer", training={"validations": STEPS, "average_checkpoints": 1}), tmp_path
+    )
+    once = run(experiment("transformer", training={"validations": 1, "average_checkpoints": 1}), tmp_path)
+    assert often is not None and once is not None
+    assert often.loss_curve_sha256 == once.loss_curve_sha256
+    assert often.weights_sha256 == once.weights_sha256
+
+
+def test_gradient_of_a_tied_matrix_is_whole() -> None:
+    """The fused loss and the embedding both add to the one matrix (guards a silent overwrite)."""
+    one = experiment("transformer")
+    model: Seq2SeqModel = one.model.build(30)
+    source, target = torch.randint(4, 30, (3, 6)), torch.randint(4, 30, (3, 5))
+    mask = torch.ones_like(source, dtype=torch.bool)
+    model.eval()
+    gradients = []
+    for loss in (model.cross_entropy, lambda *args: Seq2SeqModel.cross_entropy(model, *args)):
+        model.zero_grad()
+        loss(model.decode(target, model.encode(source, mask)), target, 0.1).backward()
+        gradients.append(
+            [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        )
+    torch.testing.assert_close(gradients[0], gradients[1])

@@ -1,0 +1,110 @@
+"""One small training run in a process of its own, which prints what must not depend on chance."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmark import trainer
+from benchmark.config import Experiment, RunOptions, experiment_from
+from benchmark.measure.steps import StepLog
+from benchmark.record import TrainRecord
+
+STEPS = 12
+_FEW = {"validation_pairs": 20, "test_pairs": 20}
+
+
+def experiment(name: str, /, **fields: Any) -> Experiment:
+    """A few steps of a tiny model with dropout on a tiny task."""
+    raw: dict[str, Any] = {
+        "model": {"name": name, "dropout": 0.2, **_TINY[name]},
+        "task": {"name": "rearrange", "operation": "reverse", "train_pairs": 300, **_FEW},
+        "data": {"batch_tokens": 300},
+        "training": {"steps": STEPS, "validations": 3, "average_checkpoints": 2, "precision": "float32"},
+    }
+    for section, values in fields.items():
+        raw[section] = {**raw.get(section, {}), **values} if isinstance(values, dict) else values
+    return experiment_from(raw, files_allowed=False)
+
+
+_TINY: dict[str, dict[str, Any]] = {
+    "transformer": {"width": 16, "heads": 2, "feed_forward": 24, "encoder_layers": 2, "decoder_layers": 2},
+    "lstm": {"width": 16},
+    "convs2s": {"width": 16, "encoder_layers": 2, "decoder_layers": 2},
+}
+
+
+def options(folder: Path, **fields: Any) -> RunOptions:
+    return RunOptions(
+        results=folder / "results",
+        data_directory=folder / "data",
+        cache_directory=folder / "cache",
+        device="cpu",
+        threads=1,
+        wandb="disabled",
+        progress=False,
+        study="study",
+        **fields,
+    )
+
+
+def run(one: Experiment, folder: Path, **fields: Any) -> TrainRecord | None:
+    run_folder = folder / "results" / "study" / "runs" / one.run_id()
+    run_folder.mkdir(parents=True, exist_ok=True)
+    return trainer.run_cell(one, run_folder, options(folder, **fields))
+
+
+def identity(record: TrainRecord) -> dict[str, Any]:
+    """What must not depend on how often a run was cut off."""
+    return {
+        "loss_curve": record.loss_curve_sha256,
+        "weights": record.weights_sha256,
+        "batches": record.batch_stream_sha256,
+        "hypotheses": record.hypotheses_sha256,
+        "curve": [(point.step, point.validation_loss, point.train_target_tokens) for point in record.curve],
+        "scores": [(score.split, score.metric, score.value) for score in record.scores],
+    }
+
+
+def curve_rows(record: TrainRecord, folder: Path) -> list[dict[str, Any]]:
+    path = folder / "results" / "study" / "runs" / record.run_id / "curves.jsonl.gz"
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().split("\n")[:-1]]
+
+
+def kill_at(step: int) -> None:
+    """Have this process killed outright in the middle of a step; checkpoints come every third step."""
+    trainer.CHECKPOINT_STEPS = 3
+    taken = StepLog.on_train_batch_end
+
+    def on_train_batch_end(self: StepLog, lightning: Any, *arguments: Any) -> None:
+        if lightning.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        taken(self, lightning, *arguments)
+
+    StepLog.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign, assignment]
+
+
+def main(model: str, folder: str, *, killed_at: int, devices: int, dropout: float) -> None:
+    kill_at(killed_at)
+    record = run(experiment(model, model={"dropout": dropout}), Path(folder), devices=devices)
+    if record is None:
+        return
+    losses = [row["value"] for row in curve_rows(record, Path(folder)) if row["quantity"] == "train_loss"]
+    extra = {"resumed_times": record.resumed_times, "bitwise": record.bitwise, "losses": losses}
+    sys.stdout.write(json.dumps({**identity(record), **extra}) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("folder")
+    parser.add_argument("--killed-at", type=int, default=0)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    main(**vars(parser.parse_args()))
