@@ -19,6 +19,9 @@ from models.layers.dropout import Dropout
 from models.layers.embedding import Positions, Words
 from models.layers.stack import Stack
 
+FIRST_ROOM = 32
+"""Words that the buffers of generation hold at first."""
+
 
 class Config(ModelConfig):
     width: int = Field(default=160, ge=1)
@@ -80,12 +83,12 @@ class TransformerMemory(Memory):
 
 @dataclass
 class TransformerState(State):
-    source: list[tuple[Tensor, Tensor]]
+    source: list[tuple[Tensor, ...]]
     """Keys and values (B, H, S, d) of the memory for every decoder layer."""
-    target: list[tuple[Tensor, Tensor]]
-    """Keys and values (B, H, t, d) of the words so far for every decoder layer."""
+    target: list[tuple[Tensor, ...]]
+    """Buffers (B, H, room, d) for keys and values of every decoder layer, filled up to `length`."""
     length: int
-    """Words so far, t."""
+    """Words so far."""
 
 
 class SubLayer(nn.Module):
@@ -141,23 +144,23 @@ class DecoderLayer(nn.Module):
         self.around_self, self.around_source = SubLayer(config), SubLayer(config)
         self.around_feed_forward = SubLayer(config)
 
-    def forward(self, x: Tensor, source: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: tuple[Tensor, ...], bias: Tensor) -> Tensor:
         x = self.around_self.leave(x, self.self_attention(self.around_self.enter(x), causal=True))
         return self._rest(x, source, bias)
 
     def step(
-        self, x: Tensor, source: tuple[Tensor, Tensor], bias: Tensor, past: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One position (B, 1, D), with the keys and values of those before it, to which its own are added."""
+        self, x: Tensor, source: tuple[Tensor, ...], bias: Tensor, past: tuple[Tensor, ...], length: int
+    ) -> Tensor:
+        """One position (B, 1, D); its keys and values go into position `length` of the buffers `past`."""
         entered = self.around_self.enter(x)
-        key, value = self.self_attention.keys_and_values(entered)
-        if past is not None:
-            key, value = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)
+        for buffer, new in zip(past, self.self_attention.keys_and_values(entered), strict=True):
+            buffer[:, :, length] = new[:, :, 0]
+        key, value = (buffer[:, :, : length + 1] for buffer in past)
         x = self.around_self.leave(x, self.self_attention.look(entered, key, value))
-        return self._rest(x, source, bias), (key, value)
+        return self._rest(x, source, bias)
 
-    def _rest(self, x: Tensor, source: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
-        update = self.source_attention.look(self.around_source.enter(x), *source, bias)
+    def _rest(self, x: Tensor, source: tuple[Tensor, ...], bias: Tensor) -> Tensor:
+        update = self.source_attention.look(self.around_source.enter(x), source[0], source[1], bias)
         x = self.around_source.leave(x, update)
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
 
@@ -191,17 +194,21 @@ class Transformer(Seq2SeqModel):
 
     def start(self, memory: Memory) -> TransformerState:
         assert isinstance(memory, TransformerMemory)
-        source = [layer.source_attention.keys_and_values(memory.hidden) for layer in self.decoder]
-        return TransformerState(memory, source, [], 0)
+        source: list[tuple[Tensor, ...]] = [
+            layer.source_attention.keys_and_values(memory.hidden) for layer in self.decoder
+        ]
+        empty = [tuple(x.new_zeros(*x.shape[:2], FIRST_ROOM, x.shape[3]) for x in pair) for pair in source]
+        return TransformerState(memory, source, empty, 0)
 
     def decode_step(self, token: Tensor, state: State) -> tuple[Tensor, TransformerState]:
         assert isinstance(state, TransformerState) and isinstance(state.memory, TransformerMemory)
         x = self.words.embed_target(token[:, None], self.target_positions(1, state.length))  # (B, 1, D)
-        target = []
-        for index, layer in enumerate(self.decoder):
-            past = state.target[index] if state.target else None
-            x, keys_and_values = layer.step(x, state.source[index], state.memory.bias, past)
-            target.append(keys_and_values)
+        target = state.target
+        if state.length == target[0][0].shape[2]:
+            # Twice the room when it is full: copying at every step would cost a quarter of the time.
+            target = [tuple(torch.cat((x, torch.zeros_like(x)), 2) for x in pair) for pair in target]
+        for layer, source, past in zip(self.decoder, state.source, target, strict=True):
+            x = layer.step(x, source, state.memory.bias, past, state.length)
         return self.decoder_norm(x)[:, 0], TransformerState(
             state.memory, state.source, target, state.length + 1
         )

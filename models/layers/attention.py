@@ -94,13 +94,11 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """Self-attention (B, T, D) to (B, T, D)."""
-        weight = torch.cat((self.query_weight, self.key_value_weight))
-        query, key, value = self._split(
-            F.linear(x, weight, torch.cat((self.query_bias, self.key_value_bias)))
-        )
-        return self._merge(attention(query, key, value, bias, causal=causal))
+        return self.look(x, *self.keys_and_values(x), bias, causal=causal)
 
-    def look(self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    def look(
+        self, x: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None, *, causal: bool = False
+    ) -> Tensor:
         """Attention from (B, T, D) to keys and values made by `keys_and_values`, as (B, T, D)."""
         (query,) = self._split(F.linear(x, self.query_weight, self.query_bias))
-        return self._merge(attention(query, key, value, bias))
+        return self._merge(attention(query, key, value, bias, causal=causal))

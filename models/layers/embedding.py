@@ -49,39 +49,42 @@ class Positions(nn.Module):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """Projection and cross-entropy in one: gradients are made in the forward pass, logits never outlive a
-    chunk.
+    """Projection and cross-entropy in one: gradients are made in the forward pass, chunk by chunk.
+
+    With p = softmax(h W^T), e the smoothing and V words, d loss / d logits = p - e / V - (1 - e) onehot. The
+    constant part needs no pass over the logits: it reaches the gradients of h and W as sums of W and of h,
+    and the sum of the logits themselves is h times the sum of W.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float, chunk: int
     ) -> Tensor:
-        vocabulary_size = weight.shape[0]
+        share = smoothing / weight.shape[0]
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         # Sums are taken in float32 at least: half precision cannot count that far.
         accurate = torch.promote_types(hidden.dtype, torch.float32)
-        loss = hidden.new_zeros((), dtype=accurate)
+        weight_sum = weight.to(accurate).sum(0)
+        hidden_sum = hidden.to(accurate).sum(0)
+        loss = -share * (hidden_sum @ weight_sum) if smoothing else hidden.new_zeros((), dtype=accurate)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
         for begin in range(0, hidden.shape[0], chunk):
             part, word = hidden[begin : begin + chunk], target[begin : begin + chunk, None]
             logits = (part @ weight.t()).to(accurate)
-            log_normaliser = torch.logsumexp(logits, -1, keepdim=True)
-            of_word = logits.gather(1, word)
-            loss += (log_normaliser - (1 - smoothing) * of_word).sum()
-            if smoothing:
-                loss -= smoothing / vocabulary_size * logits.sum()
+            probability = torch.softmax(logits, -1)
+            # The largest probability is at least 1 / V, so its logarithm is safe; that of the word is not.
+            log_normaliser = logits.amax(-1) - probability.amax(-1).log()
+            loss = loss + log_normaliser.sum() - (1 - smoothing) * logits.gather(1, word).sum()
             if hidden_gradient is None or weight_gradient is None:
                 continue
-            # d loss / d logits = softmax - expected distribution, written over the logits.
-            gradient = logits.sub_(log_normaliser).exp_()
-            if smoothing:
-                gradient.sub_(smoothing / vocabulary_size)
-            gradient.scatter_add_(1, word, torch.full_like(of_word, smoothing - 1))
-            gradient = gradient.to(part.dtype)
+            probability.scatter_add_(1, word, probability.new_full((len(word), 1), smoothing - 1))
+            gradient = probability.to(part.dtype)
             torch.mm(gradient, weight, out=hidden_gradient[begin : begin + chunk])
             weight_gradient.addmm_(gradient.t(), part)
+        if smoothing and hidden_gradient is not None and weight_gradient is not None:
+            hidden_gradient -= (share * weight_sum).to(hidden.dtype)
+            weight_gradient -= (share * hidden_sum).to(weight.dtype)
         ctx.save_for_backward(hidden_gradient, weight_gradient)
         return loss
 

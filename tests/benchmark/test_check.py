@@ -36,7 +36,7 @@ class Half(Transformer):
 class Elsewhere(Transformer):
     def start(self, memory):
         state = super().start(memory)
-        return dataclasses.replace(state, target=[(torch.zeros(len(memory.source_mask), 2, 0, 8),) * 2] * 2)
+        return dataclasses.replace(state, target=[(torch.zeros(len(memory.source_mask), 2, 4, 8),) * 2] * 2)
 
 
 class NotANumber(Transformer):
@@ -59,7 +59,7 @@ class TimeFirst(Transformer):
     def start(self, memory):
         state = super().start(memory)
         source = [(key.transpose(0, 2), value) for key, value in state.source]
-        return dataclasses.replace(state, source=source)
+        return dataclasses.replace(state, source=source)  # type: ignore[arg-type]
 
 
 class Raising(Transformer):
