@@ -239,7 +239,8 @@ class RunOptions:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     trust_code: bool = False
     """Whether a .py file that a record or study names may be run."""
-    progress: bool = True
+    progress: bool = False
+    """Whether a bar can be drawn on the terminal; else plain lines tell how a run is doing."""
     study: str = ""
     """The study that the run belongs to."""
     model_preset: str = ""

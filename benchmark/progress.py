@@ -13,16 +13,18 @@ from benchmark.measure.steps import FLUSH_STEPS, StepLog
 
 
 class Progress(Callback):
-    """A bar on a terminal; elsewhere a plain line every `quiet_seconds`."""
+    """A bar for a terminal, or a plain line every `quiet_seconds` and after each validation."""
 
-    def __init__(self, log: StepLog, label: str, steps: int, *, quiet_seconds: float = 30.0) -> None:
+    def __init__(
+        self, log: StepLog, label: str, steps: int, *, bar: bool, quiet_seconds: float = 30.0
+    ) -> None:
         self.step_log, self.label, self.steps, self.quiet_seconds = log, label, steps, quiet_seconds
-        self.validation = ""
+        self.bar, self.validation = bar, ""
         self._bar: tqdm[Any] | None = None
         self._last_line = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        if sys.stderr.isatty():
+        if self.bar:
             self._bar = tqdm(
                 total=self.steps,
                 initial=trainer.global_step,

@@ -126,13 +126,15 @@ def lightning_logger(
     """
     if mode == "disabled":
         return None
+    import wandb
     from pytorch_lightning.loggers import WandbLogger
 
     directory.mkdir(parents=True, exist_ok=True)
 
     def start(mode: Mode) -> WandbLogger:
-        logger = WandbLogger(
-            save_dir=directory,
+        # Started here and handed over: Lightning's own start passes options that wandb warns of.
+        run = wandb.init(
+            dir=directory,
             project=project(),
             id=run_id,
             resume="allow",
@@ -140,12 +142,10 @@ def lightning_logger(
             job_type="train",
             tags=_tags(experiment_document, device_class),
             config=dict(experiment_document),
-            # Lightning's own `offline` sets WANDB_MODE for the whole process
             mode=mode,
             settings=quiet_settings(),
         )
-        _ = logger.experiment
-        return logger
+        return WandbLogger(experiment=run, save_dir=directory)
 
     return or_offline(mode, start)
 

@@ -359,10 +359,9 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     log = StepLog(Clock(device))
     first = int(os.environ.get("LOCAL_RANK", "0")) == 0
     progress = None
-    if first and options.progress:
-        progress = Progress(
-            log, f"{options.model_preset} seed {experiment.seed}", experiment.training.steps or 0
-        )
+    if first:
+        label = f"{options.model_preset or experiment.model_name} seed {experiment.seed}"
+        progress = Progress(log, label, experiment.training.steps or 0, bar=options.progress)
     folder = run_folder / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     timetable = Timetable(experiment, task, data, folder, log, progress, signals, provenance)

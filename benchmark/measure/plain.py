@@ -8,6 +8,7 @@ at once, `F.cross_entropy` and an unfused Adam. `loss(batch, smoothing)` is the 
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -49,16 +50,18 @@ class Plain(nn.Module, ABC):
 class PlainTransformer(Plain):
     def __init__(self, config: TransformerConfig, vocabulary_size: int) -> None:
         super().__init__(vocabulary_size, config.width, config.dropout)
-        self.transformer = nn.Transformer(
-            config.width,
-            config.heads,
-            config.encoder_layers,
-            config.decoder_layers,
-            config.feed_forward,
-            config.dropout,
-            batch_first=True,
-            norm_first=config.norm == "pre",
-        )
+        with warnings.catch_warnings():  # that nested tensors do not go with pre-norm, which nobody asked for
+            warnings.simplefilter("ignore")
+            self.transformer = nn.Transformer(
+                config.width,
+                config.heads,
+                config.encoder_layers,
+                config.decoder_layers,
+                config.feed_forward,
+                config.dropout,
+                batch_first=True,
+                norm_first=config.norm == "pre",
+            )
         for layer in (*self.transformer.encoder.layers, *self.transformer.decoder.layers):
             # nn.Transformer also drops attention weights and inner activations, which the paper does not
             # (section 5.4).

@@ -48,13 +48,16 @@ def tables(study: StudyResults) -> list[Table]:
     """The tables of a study: its runs, one table for each set of conditions, then its speed records."""
     train_groups = groups(study.train_records, study.model_order)
     return [_train_table(study, group, len(train_groups) > 1) for group in train_groups] + [
-        _speed_table(record) for record in study.speed_records
+        table for record in study.speed_records if record.status == "done" for table in _speed_tables(record)
     ]
 
 
 def study_remarks(study: StudyResults) -> list[str]:
     """What belongs to no table: unreadable records, cells that have not run."""
     remarks = [f"unreadable, left out: {reason}" for reason in study.unreadable]
+    for record in study.speed_records:
+        if record.status != "done":
+            remarks.append(f"{record.status}: speed, run {record.run_id}: {record.failure}")
     if study.missing:
         names = ", ".join(study.missing[:6]) + (", ..." if len(study.missing) > 6 else "")
         remarks.append(f"missing: {_plural(len(study.missing), 'run')} of the study: {names}")
@@ -280,65 +283,127 @@ def _unsuccessful(group: Group) -> list[str]:
 # Speed records
 
 
-def _speed_table(record: SpeedRecord) -> Table:
-    provenance = record.provenance
-    columns = [
-        Column(title=("model",), is_text=True),
-        Column(title=("phase",), is_text=True),
-        Column(
-            title=("quantity",),
-            is_text=True,
-            note="Quantity: of the model, or a ratio of it to the model named.",
+def _speed_tables(record: SpeedRecord) -> list[Table]:
+    """Training and generation, a row for each model; what belongs to no model is in the heading."""
+    found = {
+        (row.model, row.phase, row.quantity, str(row.conditions.get("baseline", ""))): row
+        for row in record.rows
+    }
+    models = list(dict.fromkeys(row.model for row in record.rows if row.phase == "train"))
+    rate = "target_tokens_per_second"
+    training = [
+        (rate, "", ("target", "tokens/s"), "Target tokens/s: end of sentence included, padding not."),
+        *(
+            ("speed_ratio", model, ("against", model), "")
+            for model in models
+            if any(key[2:] == ("speed_ratio", model) for key in found)
         ),
-        Column(title=("value",)),
-        Column(title=("95 % interval",)),
-        Column(title=("unit",), is_text=True),
-        Column(
-            title=("rounds",),
-            note="Rounds: in each, all models are timed once, in shuffled order; intervals are over rounds.",
+        (
+            "speed_ratio",
+            "plain form",
+            ("against", "plain form"),
+            "Plain form: the same sizes, batches and dropout from PyTorch's own modules (nn.Transformer, "
+            "nn.Conv1d, nn.LSTM).",
         ),
-        Column(title=("conditions",), is_text=True),
+        (
+            "share_of_matrix_product_limit",
+            "",
+            ("share of", "limit"),
+            "Limit: the time that the step's matrix products alone take at the peak measured beside it.",
+        ),
     ]
-    rows = [_speed_row(row) for row in record.rows]
-    keep = [i for i in range(len(columns)) if i < 3 or any(row[i] not in ("", NOT_MEASURED) for row in rows)]
-    remarks = [f"{record.status}: run {record.run_id}: {record.failure}"] if record.status != "done" else []
-    if record.noisy:
-        remarks.append("noisy: other load or throttling was seen on the machine while this was timed")
+    generation = [
+        (phase, quantity, baseline)
+        for phase, quantity, baseline in dict.fromkeys(
+            (row.phase, row.quantity, str(row.conditions.get("baseline", ""))) for row in record.rows
+        )
+        if phase.startswith("generate")
+    ]
+    tables = [
+        Table(
+            title=f"{record.study}: speed of training, {record.task_preset or record.task_name}",
+            heading=_speed_heading(record, found),
+            columns=[
+                Column(title=("model",), is_text=True),
+                *(Column(title=title, note=note) for _, _, title, note in training),
+            ],
+            rows=[
+                [model, *(_ranged(found.get((model, "train", name, base))) for name, base, _, _ in training)]
+                for model in models
+            ],
+            labels=1,
+            remarks=_speed_remarks(record),
+        )
+    ]
+    if generation:
+        tables.append(
+            Table(
+                title=f"{record.study}: speed of generation, {record.task_preset or record.task_name}",
+                heading=[
+                    "target tokens/s of untrained models, each made to produce the words that are named"
+                ],
+                columns=[
+                    Column(title=("model",), is_text=True),
+                    *(Column(title=_generation_title(*key)) for key in generation),
+                ],
+                rows=[
+                    [model, *(_ranged(found.get((model, *key))) for key in generation)] for model in models
+                ],
+                labels=1,
+                remarks=[],
+            )
+        )
+    return tables
+
+
+def _generation_title(phase: str, quantity: str, baseline: str) -> tuple[str, ...]:
+    lines = [part.strip() for part in phase.removeprefix("generate ").split(",")]
+    return (*lines, "against", baseline) if quantity == "speed_ratio" else tuple(lines)
+
+
+def _speed_heading(record: SpeedRecord, found: dict[tuple[str, str, str, str], SpeedRow]) -> list[str]:
+    provenance = record.provenance
     heading = [
         f"device: {provenance.device}, {_plural(provenance.threads, 'thread')}, {provenance.precision}, "
         f"torch {provenance.torch_version}",
         f"task: {record.task_preset or record.task_name}, version {record.task_version}; "
-        f"harness version {provenance.harness_version}",
+        f"harness version {provenance.harness_version}; run {record.run_id}",
     ]
+    peak = found.get(("device", "peak", "operations_per_second", ""))
+    if peak is not None:
+        heading.append(f"peak of matrix products: {_ranged(_in_billions(peak))} billion {peak.unit}")
+    for row in record.rows:
+        if row.quantity == "noise_floor":
+            heading.append(f"noise (A/A): {row.model} against itself {_ranged(row)}")
     if record.timing_method:
-        heading.append(f"timing: {record.timing_method}")
-    return Table(
-        title=f"{record.study}: speed, run {record.run_id}",
-        heading=heading,
-        columns=[columns[i] for i in keep],
-        rows=[[row[i] for i in keep] for row in rows],
-        labels=3,
-        remarks=remarks,
+        heading += [f"timing: {part.strip()}" for part in record.timing_method.split(";")]
+    return heading
+
+
+def _in_billions(row: SpeedRow) -> SpeedRow:
+    values = {
+        name: value / 1e9 for name in ("value", "low", "high") if (value := getattr(row, name)) is not None
+    }
+    return row.model_copy(update=values)
+
+
+def _speed_remarks(record: SpeedRecord) -> list[str]:
+    if record.noisy:
+        return ["noisy: other load or throttling was seen on the machine while this was timed"]
+    return []
+
+
+def _ranged(row: SpeedRow | None) -> str:
+    """A value and its 95 % interval, to the digits that the interval allows."""
+    if row is None:
+        return NOT_MEASURED
+    if row.low is None or row.high is None:
+        return without_spread(row.value)
+    half_width = (row.high - row.low) / 2
+    value, low, high = (
+        with_half_width(one, half_width).partition(" ")[0] for one in (row.value, row.low, row.high)
     )
-
-
-def _speed_row(row: SpeedRow) -> list[str]:
-    interval, value = NOT_MEASURED, without_spread(row.value)
-    if row.low is not None and row.high is not None:
-        half_width = (row.high - row.low) / 2
-        value = with_half_width(row.value, half_width).partition(" ")[0]
-        low, high = (with_half_width(end, half_width).partition(" ")[0] for end in (row.low, row.high))
-        interval = f"{low} to {high}"
-    return [
-        row.model,
-        row.phase,
-        row.quantity,
-        value,
-        interval,
-        row.unit,
-        NOT_MEASURED if row.rounds is None else count(row.rounds),
-        " ".join(f"{name}={value}" for name, value in sorted(row.conditions.items())),
-    ]
+    return f"{value} ({low} to {high})"
 
 
 def _plural(number: int, noun: str) -> str:

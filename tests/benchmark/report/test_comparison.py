@@ -148,4 +148,4 @@ def test_speed_rows_carry_what_they_belong_to():
 
     result = speed_rows([speed_record()])
     assert [row["quantity"] for row in result] == [row.quantity for row in speed_record().rows]
-    assert result[0]["threads"] == 2 and result[0]["low_95"] == 3950.0
+    assert result[1]["threads"] == 2 and result[1]["low_95"] == 3950.0

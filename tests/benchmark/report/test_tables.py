@@ -155,23 +155,24 @@ def test_unreadable_and_missing_runs_are_named():
     assert "missing: 1 run of the study: lstm-small seed 2" in text
 
 
-def test_the_speed_record_is_a_table_of_its_own():
+def test_a_speed_record_has_a_row_for_each_model():
     text = terminal_table(study(speed_records=(speed_record(noisy=True),)))
-    lines = [line.split() for line in text.split("\n")]
+    lines = [re.split(r" {2,}", line.strip()) for line in text.split("\n")]
     assert [
-        *["transformer-small", "train", "target_tokens_per_second", "4,002"],
-        "3,950",
-        "to",
-        "4,050",
-        "tokens/s",
-        "12",
+        *["transformer-small", "4,002 (3,950 to 4,050)", "-"],
+        *["1.200 (1.150 to 1.250)", "0.610 (0.600 to 0.620)"],
     ] in lines
-    assert any(
-        line[:6] == ["lstm-small", "train", "ratio_to", "transformer-small", "0.801", "0.781"]
-        for line in lines
-    )
-    assert any(line[:4] == ["transformer-small", "train", "a_a_noise_floor", "0.0123"] for line in lines)
-    assert "timing: perf_counter, median of rounds" in text and "noisy" in text
+    assert ["lstm-small", "4,400 (4,350 to 4,450)", "1.099 (1.081 to 1.120)", "-", "-"] in lines
+    assert ["transformer-small", "6,000 (5,900 to 6,100)", "6.40 (6.20 to 6.60)"] in lines
+    assert "noise (A/A): transformer-small against itself 1.012 (0.990 to 1.030)" in text
+    assert "peak of matrix products: 180 (170 to 190) billion" in text
+    assert "timing: perf_counter, median of rounds" in text
+    assert "noisy: other load" in text
+
+
+def test_a_failed_speed_record_says_why():
+    failed = speed_record(status="failed", failure="killed (9)", rows=[])
+    assert f"failed: speed, run {failed.run_id}: killed (9)" in terminal_table(study(speed_records=(failed,)))
 
 
 PAYLOAD = "\x1b[2J|<script>alert(1)</script>[x](http://evil)\u202e\n# `x`"
@@ -205,10 +206,11 @@ def test_names_and_reasons_do_nothing_in_markdown():
     text = markdown_table(records_of_payloads())
     assert all(line.isprintable() for line in text.split("\n"))
     assert "<" not in text and not re.search(r"(?<!\\)[`\[\]]", text) and "http://" not in text
-    tables = [line for line in text.split("\n") if line.startswith("|")]
-    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in tables]
-    # a pipe in a name would give its row more cells than its header
-    assert len(set(cells[:4])) == 1 and len(set(cells[4:])) == 1
+    tables = [part for part in text.split("\n\n") if part.startswith("|")]
+    assert len(tables) == 3
+    for table in tables:
+        # a pipe in a name would give its row more cells than its header
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.split("\n")}) == 1
     assert all(line[:2] in ("# ", "##", "- ", "| ", "|:", "") for line in text.split("\n"))
 
 
