@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmark.config import Experiment, RunOptions
+from benchmark.config import Experiment, RunOptions, canonical_json
 from benchmark.evaluation import Process
 from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock
@@ -49,8 +49,12 @@ def measured_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
     return "bfloat16" if faster else "float32"
 
 
-def resolve(experiment: Experiment, options: RunOptions) -> Experiment:
-    """The experiment with its precision decided and its budget in steps, as measured here and now."""
+def resolve(experiment: Experiment, options: RunOptions, known: dict[str, float] | None = None) -> Experiment:
+    """The experiment with its precision decided and its budget in steps, as measured here and now.
+
+    `known` keeps the seconds of a step for the next call: trials that differ in their learning rate alone get
+    equal steps, and are not timed twice.
+    """
     training = experiment.training
     if training.precision == "auto":
         training = training.model_copy(
@@ -67,9 +71,19 @@ def resolve(experiment: Experiment, options: RunOptions) -> Experiment:
         steps = data.steps_of_tokens(training.tokens)
     else:
         assert training.seconds is not None
-        steps = max(1, int(training.seconds / _seconds_per_step(experiment, corpus, options)))
+        known = {} if known is None else known
+        key = _what_decides_speed(experiment)
+        if key not in known:
+            known[key] = _seconds_per_step(experiment, corpus, options)
+        steps = max(1, int(training.seconds / known[key]))
     budget = {"steps": steps, "epochs": None, "tokens": None, "seconds": None}
     return replace(experiment, training=training.model_copy(update=budget))
+
+
+def _what_decides_speed(experiment: Experiment) -> str:
+    document, training = experiment.document(), experiment.training
+    sections = [document["model"], document["task"], document["data"]]
+    return canonical_json([*sections, training.optimizer, training.precision, training.gradient_clip is None])
 
 
 def _seconds_per_step(experiment: Experiment, corpus: Corpus, options: RunOptions) -> float:

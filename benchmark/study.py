@@ -45,7 +45,7 @@ from benchmark.record import UnreadableRecord, read_record
 from benchmark.store import StudyFolder, checked_name, differences, write_atomic
 
 SCHEMA_VERSION = 1
-MEASUREMENTS = ("train", "speed")
+MEASUREMENTS = ("train", "speed", "overhead")
 MAXIMUM_CELLS = 2000
 
 _PRESET = ""
@@ -494,12 +494,15 @@ class SpeedCell:
     """By what reports call the models."""
     device: str
     """The device's name and how much of it is used: speed belongs to it, so it is part of the id."""
+    overhead: bool
+    """Whether the trainer is timed against a plain loop, too."""
 
     @property
     def run_id(self) -> str:
         identity = {
             "kind": "speed",
             "device": self.device,
+            "overhead": self.overhead,
             "harness": HARNESS_VERSION,
             "experiments": {name: experiment.run_id() for name, experiment in self.experiments.items()},
         }
@@ -512,6 +515,7 @@ class SpeedCell:
             "run_id": self.run_id,
             "task": self.task_preset,
             "device": self.device,
+            "overhead": self.overhead,
             "experiment": documents,
         }
 
@@ -528,6 +532,7 @@ def speed_cells(made: Made, device: str) -> list[SpeedCell]:
             task_preset=next(iter(group.values())).task_preset,
             experiments={name: cell.experiment for name, cell in group.items()},
             device=device,
+            overhead="overhead" in made.measure,
         )
         for group in groups.values()
     ]

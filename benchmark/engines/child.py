@@ -108,7 +108,8 @@ def resolve_child(documents: Sequence[dict[str, Any]], options: RunOptions) -> l
             else experiment
             for experiment in experiments
         ]
-    return [resolve(experiment, options).document() for experiment in experiments]
+    known: dict[str, float] = {}
+    return [resolve(experiment, options, known).document() for experiment in experiments]
 
 
 def run_speed_child(run_folder: Path, options: RunOptions) -> int:
@@ -117,13 +118,14 @@ def run_speed_child(run_folder: Path, options: RunOptions) -> int:
 
     folder = RunFolder(run_folder)
     folder.remove_unfinished()
-    documents = load_yaml(folder.config_path).get("experiment") or {}
+    config = load_yaml(folder.config_path)
+    documents = config.get("experiment") or {}
     experiments = {
         name: experiment_from(document, files_allowed=options.trust_code)
         for name, document in documents.items()
     }
     try:
-        record = measure_speed(experiments, options, folder.run_id)
+        record = measure_speed(experiments, options, folder.run_id, overhead=config.get("overhead") is True)
     except (UserError, StorageError):
         raise
     except Exception as error:

@@ -36,6 +36,8 @@ from tasks.data.module import DataModule
 
 ROUNDS, WARMUP_ROUNDS = 15, 2
 GENERATION_ROUNDS = 7
+OVERHEAD_STEP_SECONDS = (0.06, 0.02)
+OVERHEAD_ROUND_SECONDS = 2.0
 STEPS = 5
 """Training steps of a contestant in one round."""
 GENERATED_WORDS = 64
@@ -144,8 +146,10 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def measure_speed(experiments: dict[str, Experiment], options: RunOptions, run_id: str) -> SpeedRecord:
-    """Time the experiments' models, by the names that reports call them.
+def measure_speed(
+    experiments: dict[str, Experiment], options: RunOptions, run_id: str, *, overhead: bool
+) -> SpeedRecord:
+    """Time the experiments' models, by the names that reports call them; with `overhead`, the trainer, too.
 
     Raises:
         UserError: they do not share task, data and precision, so that their speeds say nothing together.
@@ -177,6 +181,8 @@ def measure_speed(experiments: dict[str, Experiment], options: RunOptions, run_i
         **_timed(generated, rounds=GENERATION_ROUNDS),
     }
     rows = _rows([*trained, *generated], seconds, experiments, rounds, len(corpus.vocabulary))
+    if overhead:
+        rows += _overhead_rows(next(iter(experiments)), first, options)
     provenance = take_provenance(device=device, precision=resolved_precision(first))
     return SpeedRecord(
         run_id=run_id,
@@ -365,10 +371,52 @@ def _rows(
     return rows
 
 
-def harness_ratio(
-    experiment: Experiment, options: RunOptions, *, rounds: int, steps: int
-) -> tuple[Interval, Interval, bool]:
-    """Speed through the trainer as a share of the plain loop's, step time, and whether losses are equal.
+def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> list[SpeedRow]:
+    """What the trainer costs at steps of two durations, reached by the size of the batch."""
+    rows = []
+    known = trainer_overhead(experiment, options, rounds=6, steps=10).step.value
+    for wanted in OVERHEAD_STEP_SECONDS:
+        batch_tokens = max(16, round(experiment.data.batch_tokens * wanted / known))
+        data = experiment.data.model_copy(update={"batch_tokens": batch_tokens})
+        steps = max(10, round(OVERHEAD_ROUND_SECONDS / wanted))
+        found = trainer_overhead(replace(experiment, data=data), options, rounds=ROUNDS, steps=steps)
+        if not found.equal_losses:
+            raise RuntimeError(f"{name}: the trainer and a plain loop disagree on the losses of equal steps")
+        rows.append(
+            SpeedRow(
+                model=name,
+                phase="train",
+                quantity="trainer_speed_ratio",
+                value=found.ratio.value,
+                unit="ratio",
+                low=found.ratio.low,
+                high=found.ratio.high,
+                rounds=ROUNDS,
+                conditions={
+                    "baseline": "plain loop",
+                    "step_milliseconds": round(found.step.value * 1000, 1),
+                    "batch_tokens": batch_tokens,
+                    "equal_losses": found.equal_losses,
+                },
+            )
+        )
+    return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overhead:
+    """Training through the trainer beside the plain loop."""
+
+    ratio: Interval
+    """Speed of the trainer as a share of the loop's."""
+    step: Interval
+    """Seconds of a step of the loop."""
+    equal_losses: bool
+    """Bit for bit."""
+
+
+def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int, steps: int) -> Overhead:
+    """Time the trainer against the plain loop.
 
     Both train the same model on the same batches from the same start, in turn; the trainer's start-up is left
     out, as is the first step of each.
@@ -380,6 +428,8 @@ def harness_ratio(
     training = experiment.training.model_copy(update={"steps": steps})
     experiment = replace(experiment, training=training)
     data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
+    # One of its own for the loop: a data module that a trainer has used goes on where that one stopped.
+    loop_data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
     clock = Clock(device)
     losses: dict[str, list[float]] = {}
 
@@ -394,7 +444,7 @@ def harness_ratio(
 
     def plain(_: int) -> float:
         loop = PlainLoop(experiment, build_model(experiment, len(corpus.vocabulary)), device, fused=True)
-        batches = iter(data.train_dataloader())
+        batches = iter(loop_data.train_dataloader())
         taken = [loop.step(_to(next(batches), device))]
         begin = clock.mark()
         for _ in range(steps - 1):
@@ -405,4 +455,8 @@ def harness_ratio(
 
     seconds = interleaved({"trainer": through_trainer, "plain": plain}, rounds=rounds, warmup=1, seed=0)
     step = median([taken / (steps - 1) for taken in seconds["plain"]])
-    return ratio(seconds["plain"], seconds["trainer"]), step, losses["trainer"] == losses["plain"]
+    return Overhead(
+        ratio=ratio(seconds["plain"], seconds["trainer"]),
+        step=step,
+        equal_losses=losses["trainer"] == losses["plain"],
+    )

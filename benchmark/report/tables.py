@@ -375,6 +375,9 @@ def _speed_heading(record: SpeedRecord, found: dict[tuple[str, str, str, str], S
     for row in record.rows:
         if row.quantity == "noise_floor":
             heading.append(f"noise (A/A): {row.model} against itself {_ranged(row)}")
+        if row.quantity == "trainer_speed_ratio":
+            at = f"at steps of {row.conditions.get('step_milliseconds')} ms"
+            heading.append(f"trainer against a plain loop, {row.model} {at}: {_ranged(row)}")
     if record.timing_method:
         heading += [f"timing: {part.strip()}" for part in record.timing_method.split(";")]
     return heading

@@ -1,0 +1,111 @@
+"""The speed record: what is timed does a model's work, and the trainer computes what a loop does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.config import UserError
+from benchmark.measure import speed
+from benchmark.measure.plain import plain_form
+from benchmark.trainer import build_model, corpus_of
+from tasks.data import batching
+from tasks.data.module import DataModule
+from tests.benchmark.training_run import experiment, options
+
+ARCHITECTURES = ["transformer", "lstm", "convs2s"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_trainer_computes_what_a_plain_loop_does(name: str, tmp_path: Path) -> None:
+    found = speed.trainer_overhead(experiment(name), options(tmp_path), rounds=6, steps=5)
+    assert found.equal_losses
+    assert found.ratio.low <= found.ratio.value <= found.ratio.high
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_plain_form_has_the_parameters_of_its_model(name: str) -> None:
+    """Up to what PyTorch's modules cannot leave out: two final norms and second biases."""
+    config = experiment(name).model
+    form = plain_form(config, 40)
+    assert form is not None
+    ours = sum(parameter.numel() for parameter in config.build(40).parameters())
+    theirs = sum(parameter.numel() for parameter in form.parameters())
+    assert theirs == pytest.approx(ours, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_plain_form_learns(name: str, tmp_path: Path) -> None:
+    one = experiment(name, training={"learning_rate": 0.01, "steps": 100, "warmup_steps": 1})
+    _, corpus = corpus_of(one, tmp_path, tmp_path)
+    plan = batching.by_tokens(corpus.splits["train"], 300, 0).epoch(0)
+    batch = batching.collate(corpus.splits["train"], plan[0], rank=0, world=1)
+    torch.manual_seed(0)
+    form = plain_form(one.model, len(corpus.vocabulary))
+    assert form is not None
+    loop = speed._PlainFormLoop(one, form, torch.device("cpu"), fused=False)
+    losses = [float(loop.step(batch)) for _ in range(40)]
+    assert losses[-1] < losses[0] - 0.3
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_generation_with_and_without_cache_produces_the_same(name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(experiment(name), 30).double().eval()
+    source = torch.randint(4, 30, (3, 7))
+    mask = torch.ones_like(source, dtype=torch.bool)
+    assert torch.equal(speed._cached(model, source, mask, 40), speed._whole_prefix(model, source, mask, 40))
+
+
+def test_a_speed_record_names_every_model_and_its_baselines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"ROUNDS": 6, "GENERATION_ROUNDS": 6, "GENERATED_WORDS": 3, "PEAK_SIZE": 64}.items():
+        monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(speed, "OVERHEAD_ROUND_SECONDS", 0.1)
+    experiments = {name: experiment(name) for name in ARCHITECTURES}
+    record = speed.measure_speed(experiments, options(tmp_path), "0" * 16, overhead=True)
+    found = {
+        (row.model, row.phase.split(" ")[0], row.quantity, row.conditions.get("baseline"))
+        for row in record.rows
+    }
+    for name in ARCHITECTURES:
+        assert (name, "train", "target_tokens_per_second", None) in found
+        assert (name, "train", "share_of_matrix_product_limit", None) in found
+        assert (name, "train", "speed_ratio", "plain form") in found
+        assert (name, "generate", "speed_ratio", "whole prefix decoded again") in found
+    assert ("lstm", "train", "speed_ratio", "transformer") in found
+    assert ("transformer", "train", "noise_floor", "transformer, itself") in found
+    assert ("transformer", "train", "trainer_speed_ratio", "plain loop") in found
+    for row in record.rows:
+        assert row.low is not None and row.high is not None
+        assert row.low <= row.value <= row.high
+
+
+def test_speeds_on_different_data_are_not_compared(tmp_path: Path) -> None:
+    one, other = experiment("lstm"), experiment("transformer", data={"batch_tokens": 100})
+    with pytest.raises(
+        UserError, match="measure: speed compares models on one task; b has another data section"
+    ):
+        speed.measure_speed({"a": one, "b": other}, options(tmp_path), "0" * 16, overhead=False)
+
+
+def test_operations_are_those_of_the_batches(tmp_path: Path) -> None:
+    """Against a count of every batch by hand: three passes, padding included, projection of words alone."""
+    one = experiment("transformer")
+    _, corpus = corpus_of(one, tmp_path, tmp_path)
+    rounds = speed._Rounds(DataModule(corpus, batch_tokens=300, seed=0), torch.device("cpu"), 1, 0)
+    size, width, expected = len(corpus.vocabulary), 16, 0.0
+    model: Any = one.model
+    for batch in rounds.batches[0]:
+        (rows, source), target = batch.source.shape, batch.target_in.shape[1]
+        encoder = source * (8 * width**2 + 4 * width * 24) + 4 * width * source**2
+        decoder = target * (12 * width**2 + 4 * width * 24) + 4 * source * width**2
+        decoder += 4 * width * target**2 + 4 * width * source * target
+        expected += 3 * rows * (model.encoder_layers * encoder + model.decoder_layers * decoder)
+        expected += 3 * 2 * batch.target_tokens * width * size
+    assert rounds.operations(replace(one), size, 0) == pytest.approx(expected)

@@ -1,0 +1,93 @@
+"""Comparisons of time: drift cancels, intervals cover, ratios invert."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+import torch
+
+from benchmark.measure.timing import Clock, interleaved, median, ratio
+
+
+def test_a_clock_measures_what_passes() -> None:
+    clock = Clock(torch.device("cpu"))
+    begin = clock.mark()
+    time.sleep(0.02)
+    assert clock.seconds(begin, clock.mark()) >= 0.02
+
+
+def test_every_contestant_takes_part_in_every_round_in_changing_order() -> None:
+    seen: list[tuple[int, str]] = []
+
+    def contestant(name: str):
+        def work(number: int) -> float:
+            seen.append((number, name))
+            return float(number)
+
+        return work
+
+    names = ["a", "b", "c"]
+    seconds = interleaved({name: contestant(name) for name in names}, rounds=20, warmup=2, seed=1)
+    assert seconds == {name: [float(number) for number in range(20)] for name in names}
+    rounds = [tuple(name for _, name in seen[at : at + 3]) for at in range(0, len(seen), 3)]
+    assert len(rounds) == 22
+    assert all(set(order) == set(names) for order in rounds)
+    assert len(set(rounds)) > 3
+
+
+def test_drift_cancels_where_rounds_are_interleaved_and_not_in_sequence() -> None:
+    now = [0.0]
+
+    def timed(cost: float):
+        def work(_: int) -> float:
+            now[0] += 1
+            return cost * (1 + now[0] / 50)  # a machine that slows down steadily
+
+        return work
+
+    seconds = interleaved({"a": timed(1.0), "b": timed(1.2)}, rounds=40, warmup=0, seed=0)
+    found = ratio(seconds["b"], seconds["a"])
+    assert found.low < 1.2 < found.high
+    assert found.high - found.low < 0.02
+    now[0] = 0.0
+    a, b = timed(1.0), timed(1.2)
+    first = [a(0) for _ in range(40)]
+    in_sequence = ratio([b(0) for _ in range(40)], first)
+    assert in_sequence.low > 1.4
+
+
+def test_a_ratio_inverts() -> None:
+    source = random.Random(0)
+    a = [source.uniform(1, 2) for _ in range(9)]
+    b = [source.uniform(2, 3) for _ in range(9)]
+    forward, backward = ratio(a, b), ratio(b, a)
+    assert forward.value == pytest.approx(1 / backward.value)
+    assert forward.low == pytest.approx(1 / backward.high)
+
+
+def test_equal_contestants_differ_five_times_in_a_hundred_at_most() -> None:
+    source = random.Random(1)
+    wrong = 0
+    for _ in range(1000):
+        drift = [source.uniform(0.8, 1.25) for _ in range(15)]
+        a, b = ([one * source.lognormvariate(0, 0.05) for one in drift] for _ in range(2))
+        found = ratio(a, b)
+        wrong += not found.low <= 1 <= found.high
+    assert wrong <= 65
+
+
+def test_the_interval_of_a_median_covers_it() -> None:
+    source = random.Random(2)
+    inside = 0
+    for _ in range(1000):
+        found = median([source.expovariate(1.0) for _ in range(15)])
+        inside += found.low <= 0.6931 <= found.high
+    assert inside >= 940
+
+
+def test_the_interval_of_a_median_is_that_of_the_tables() -> None:
+    """Ranks 2 and 9 of ten values, 4 and 12 of fifteen (order statistics at 95 %)."""
+    assert (median(range(1, 11)).low, median(range(1, 11)).high) == (2, 9)
+    assert (median(range(1, 16)).low, median(range(1, 16)).high) == (4, 12)
