@@ -12,10 +12,12 @@ The target is verb-final and inflected. Its nouns have one of three genders that
 article, link, adjectives, relative pronoun and, across all that lies between, the verb agree with their noun
 in gender and number; articles, nouns and pronouns show case. Vowels of endings follow the stem (a u, e i).
 Some plurals and pasts are irregular. A third of the verbs, adjectives and prepositions translate in two ways,
-by what the object, the noun or the place is: a being, a thing or a place.
+by what the object, the noun or the place is: a being, a thing or a place. Half of the nouns have two names
+that mean the same; nothing that a model sees says which one stands, so that no score reaches 100, as among
+human translators.
 
-    source    Ve brir dir lin ve luvoutrir troudruret brormoubriot ve stenbil.
-    target    Bansu pir hotbotsu mesini bansu ke bezsi bansunu heni bittisi.
+    source    Flou pis lal belet pin drel taisgrilos fleltalot bris mai brarboulz.
+    target    Rursu piz juzsu meshmeni deksekni kashma sosu meshkertde chokloshda raz nintisi.
 
 Words are invented from the seed; the frequent ones are few (Zipf). A hash of the source decides which split a
 pair may be in, so that splits are disjoint.
@@ -88,6 +90,8 @@ class Stem(NamedTuple):
     """Of an ambiguous word, the target stem in the other company (see `Lexicon`); else the same."""
     irregular: str | None
     """Target stem of an irregular plural (nouns) or past (verbs), in place of the ending."""
+    synonym: str
+    """Another target stem of a noun, which means the same; where there is none, `target` again."""
     gender: int = 0
     kind: int = BEING
 
@@ -129,7 +133,9 @@ class Lexicon:
         for number in range(config.nouns):
             # Every kind has a noun, however few there are.
             kind = number if number < 3 else bisect_right([0.45, 0.8], chance.random())
-            nouns[kind].append(self._stem(irregular=0.12, gender=_draw_index(chance, 3), kind=kind))
+            nouns[kind].append(
+                self._stem(irregular=0.12, synonym=0.5, gender=_draw_index(chance, 3), kind=kind)
+            )
         self.nouns = tuple(Words(stems) for stems in nouns)
         """By kind."""
         verbs = [self._stem(ambiguous=0.33, irregular=0.15) for _ in range(config.verbs)]
@@ -170,6 +176,7 @@ class Lexicon:
         length: int | None = None,
         ambiguous: float = 0.0,
         irregular: float = 0.0,
+        synonym: float = 0.0,
         gender: int = 0,
         kind: int = BEING,
     ) -> Stem:
@@ -178,7 +185,8 @@ class Lexicon:
         target = self._target(length or 1 + _draw_index(chance, 2))
         other = self._target(length or 2) if chance.random() < ambiguous else target
         exception = self._target(2) if chance.random() < irregular else None
-        return Stem(self._source(source_length), target, other, exception, gender, kind)
+        same = self._target(2) if chance.random() < synonym else target
+        return Stem(self._source(source_length), target, other, exception, same, gender, kind)
 
 
 _ONSETS = ("b", "d", "f", "g", "l", "m", "n", "p", "r", "t", "v", "br", "dr", "fl", "gr", "pl", "st", "tr")
@@ -328,10 +336,14 @@ class Source:
 
 
 class Target:
-    """Puts a meaning into words of the target: verb-final, inflected."""
+    """Puts a meaning into words of the target: verb-final, inflected.
 
-    def __init__(self, lexicon: Lexicon) -> None:
-        self._lexicon = lexicon
+    Which of two synonyms a noun gets is decided by a hash of the sentence: the same each time, and to a learner
+    mere chance, as much in a human translation is.
+    """
+
+    def __init__(self, lexicon: Lexicon, source: str) -> None:
+        self._lexicon, self._source = lexicon, source
 
     def sentence(self, clauses: list[Clause]) -> str:
         words = self._clause(clauses[0], None)
@@ -376,7 +388,9 @@ class Target:
         if phrase.plural and noun.irregular:
             words.append(inflect(noun.irregular, CASES[case]))
         else:
-            words.append(inflect(noun.target, PLURAL * phrase.plural, CASES[case]))
+            coin = hashlib.blake2b(f"{self._source} {noun.source}".encode(), digest_size=1).digest()[0]
+            stem = noun.synonym if coin < 128 else noun.target
+            words.append(inflect(stem, PLURAL * phrase.plural, CASES[case]))
         for adjective in phrase.adjectives:
             stem = adjective.target if noun.kind == BEING else adjective.other
             words.append(inflect(stem, concord))
@@ -442,7 +456,8 @@ class GrammarTranslation(Task):
         """A candidate, whether or not it belongs to the split."""
         chance = random.Random(f"{self.config.seed} {split} {number}")
         clauses = Meaning(self.lexicon, chance).clauses()
-        return Source(self.lexicon).sentence(clauses), Target(self.lexicon).sentence(clauses)
+        source = Source(self.lexicon).sentence(clauses)
+        return source, Target(self.lexicon, source).sentence(clauses)
 
 
 def _fits(sentence: str) -> bool:
