@@ -335,7 +335,24 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
         return
     names = ["run_id", "model", "task", "seed", "status"]
     lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in rows]
-    _show_columns([["run", *names[1:]], *lines])
+    settings = _settings(rows)
+    _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
+
+
+def _settings(rows: list[dict[str, Any]]) -> list[str]:
+    """Of each cell, the fields that vary among those of its model and task."""
+    from benchmark.report.comparison import flattened
+
+    fields = [{**flattened(row["experiment"]), "seed": None} for row in rows]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row, one in zip(rows, fields, strict=True):
+        groups.setdefault((row["model"], row["task"]), []).append(one)
+    texts = []
+    for row, one in zip(rows, fields, strict=True):
+        others = groups[row["model"], row["task"]]
+        varying = [name for name in one if any(other.get(name) != one[name] for other in others)]
+        texts.append(" ".join(f"{name}={one[name]}" for name in varying))
+    return texts
 
 
 def _show_columns(lines: list[list[str]]) -> None:

@@ -66,3 +66,21 @@ def test_dependencies_point_one_way(package, allowed):
     for path in (ROOT / package).glob("**/*.py"):
         found = set(IMPORT.findall(path.read_text(encoding="utf-8")))
         assert found <= allowed, path
+
+
+def test_the_tree_in_the_readme_is_that_of_the_packages():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = readme.split("## What lies where")[1].split("```")[1]
+    named, folders = set(), []
+    for line in tree.strip().split("\n"):
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[depth:] = [name]
+        if name.endswith(".py"):
+            named.add("".join(folders))
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("models", "tasks", "benchmark")
+        for path in (ROOT / package).glob("**/*.py")
+        if not path.name.startswith("__")
+    }
+    assert named - {"models/__init__.py", "tasks/__init__.py"} == found
