@@ -111,6 +111,10 @@ class CurvePoint(_Record):
     validation_loss: float | None
     """Nats per target token, without label smoothing."""
     scores: list[Score] = []
+    """Of greedy output."""
+    generated_sentences: int | None = None
+    generate_seconds: float | None = None
+    """What generating them greedily took, on all processes together."""
 
 
 class TrainRecord(_Record):

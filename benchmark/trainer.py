@@ -172,6 +172,7 @@ class Timetable(Callback):
         training = self.experiment.training
         loss, _ = mean_loss(module.model, self.data.val_dataloader(), process)
         scores: list[Score] = []
+        output = None
         if training.validation_sentences != 0:
             greedily = self.experiment.evaluation.model_copy(update={"beam": 1})
             output = generate(
@@ -198,6 +199,8 @@ class Timetable(Callback):
                 train_target_tokens=self.step_log.total("target_tokens"),
                 validation_loss=loss,
                 scores=scores,
+                generated_sentences=None if output is None else len(output.hypotheses),
+                generate_seconds=None if output is None else output.seconds,
             )
         )
         if trainer.is_global_zero:
