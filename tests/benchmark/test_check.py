@@ -36,7 +36,8 @@ class Half(Transformer):
 class Elsewhere(Transformer):
     def start(self, memory):
         state = super().start(memory)
-        return dataclasses.replace(state, target=[(torch.zeros(len(memory.source_mask), 2, 4, 8),) * 2] * 2)
+        room = torch.zeros(len(memory.source_mask), 2, 4, 8, dtype=memory.hidden.dtype)
+        return dataclasses.replace(state, target=[(room, room)] * 2)
 
 
 class NotANumber(Transformer):

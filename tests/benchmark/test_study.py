@@ -95,7 +95,7 @@ REFUSED = [
     ([*SMALL, "model.heads=3"], "model: heads must divide width, got 3 heads and width 160"),
     ([*SMALL, "model=[]"], "model: the list is empty"),
     ([*SMALL, "seed=[]"], "seed: the list is empty"),
-    ([*SMALL, "measure=trian"], "measure: must be of train, speed, got 'trian'"),
+    ([*SMALL, "measure=trian"], "measure: must be of train, speed, overhead, got 'trian'"),
     ([*SMALL, "task.name=x.py"], "task.name: x.py: cannot be read: No such file"),
     ([*SMALL, "seed=[" + ",".join(map(str, range(2001))) + "]"], "the grid has more than 2,000 cells"),
 ]  # fmt: skip

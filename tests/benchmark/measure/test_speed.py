@@ -66,7 +66,8 @@ def test_a_speed_record_names_every_model_and_its_baselines(
 ) -> None:
     for name, value in {"ROUNDS": 6, "GENERATION_ROUNDS": 6, "GENERATED_WORDS": 3, "PEAK_SIZE": 64}.items():
         monkeypatch.setattr(speed, name, value)
-    monkeypatch.setattr(speed, "OVERHEAD_ROUND_SECONDS", 0.1)
+    monkeypatch.setattr(speed, "OVERHEAD_ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(speed, "OVERHEAD_STEP_SECONDS", (0.005,))
     experiments = {name: experiment(name) for name in ARCHITECTURES}
     record = speed.measure_speed(experiments, options(tmp_path), "0" * 16, overhead=True)
     found = {

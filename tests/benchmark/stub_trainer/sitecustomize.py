@@ -59,7 +59,7 @@ def _choose_device(name):
     return torch.device("cpu")
 
 
-def _resolve(experiment, options):
+def _resolve(experiment, options, known):
     import dataclasses
 
     steps = experiment.training.steps or int(10 * experiment.training.seconds)
@@ -67,7 +67,7 @@ def _resolve(experiment, options):
     return dataclasses.replace(experiment, training=experiment.training.model_copy(update=update))
 
 
-def _measure_speed(experiments, options, run_id):
+def _measure_speed(experiments, options, run_id, *, overhead):
     from benchmark.engines.child import failed_speed_record
 
     record = failed_speed_record(run_id, experiments, options, "")
