@@ -87,6 +87,11 @@ def latest(folder: Path) -> Path | None:
     return next((path for path in reversed(_numbered(folder, "step", ".ckpt")) if is_whole(path)), None)
 
 
+def has_any(folder: Path) -> bool:
+    """Whether there are training checkpoints, whole or not."""
+    return bool(_numbered(folder, "step", ".ckpt"))
+
+
 def remove_old(folder: Path) -> None:
     """Delete training checkpoints but the last `KEPT` whole ones."""
     whole = [path for path in _numbered(folder, "step", ".ckpt") if is_whole(path)]
@@ -97,17 +102,21 @@ def remove_old(folder: Path) -> None:
 
 def save_weights(weights: dict[str, Tensor], folder: Path, step: int, kept: int) -> None:
     """Keep the weights of a validation, and no more than the last `kept`."""
-    save({name: tensor.detach().cpu() for name, tensor in weights.items()}, folder / f"weights-{step:08d}.pt")
-    for path in _numbered(folder, "weights", ".pt")[:-kept]:
+    save({name: tensor.detach().cpu() for name, tensor in weights.items()}, _weights_path(folder, step))
+    # Those of later steps are left from an attempt whose checkpoint was lost; they will be made again.
+    earlier = [path for path in _numbered(folder, "weights", ".pt") if _step(path) <= step]
+    for path in earlier[:-kept]:
         _checksum_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
 
-def average_weights(folder: Path, last: int) -> tuple[dict[str, Tensor], int]:
-    """Mean of the weights of the last `last` validations, summed in float64, and how many there were."""
-    paths = _numbered(folder, "weights", ".pt")[-last:]
-    assert paths, f"no weights in {folder}"
-    return average([load(path) for path in paths]), len(paths)
+def average_weights(folder: Path, steps: Sequence[int]) -> dict[str, Tensor]:
+    """Mean of the weights of the validations after `steps`, summed in float64."""
+    return average([load(_weights_path(folder, step)) for step in steps])
+
+
+def _weights_path(folder: Path, step: int) -> Path:
+    return folder / f"weights-{step:08d}.pt"
 
 
 def average(weights: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

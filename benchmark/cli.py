@@ -246,6 +246,8 @@ def _run_study(request: Request, folder: StudyFolder, options: RunOptions, as_js
         say(str(error))
         return 1
     _mirror(folder, options)
+    if todo and refused == len(todo):
+        return 2
     return max(_show_results(folder, made, as_json), 3 if refused or speed_failed else 0)
 
 
@@ -273,18 +275,18 @@ def _say_plan(folder: StudyFolder, made: Made, todo: int) -> None:
 
 def _run_cells(
     supervisor: Supervisor, folder: StudyFolder, todo: Sequence[FrozenCell], options: RunOptions
-) -> bool:
-    """Run what is missing; whether a mistake of the user kept a run from starting."""
+) -> int:
+    """Run what is missing; how many runs a mistake of the user kept from starting."""
     from benchmark.engines.local import Refused, run_cell
 
-    refused = False
+    refused = 0
     for number, cell in enumerate(todo, start=1):
         name = f"{cell.model_preset}, {cell.task_preset}, seed {cell.experiment.seed}"
         say(f"[{number}/{len(todo)}] {name} (run {cell.run_id})")
         try:
             record = run_cell(supervisor, cell, folder, options)
         except Refused:
-            refused = True
+            refused += 1
             continue
         if record.status != "done":
             say(f"run {cell.run_id} {record.status}: {record.failure}")
@@ -444,9 +446,12 @@ def report(
 
 
 def _study_folder(study: str, results: Path) -> Path:
-    from benchmark.config import unknown_name
+    from benchmark.config import UserError, unknown_name
 
     if "/" in study or (Path(study) / "runs").is_dir():
+        if not (Path(study) / "runs").is_dir():
+            missing = "no such study" if not Path(study).exists() else "no study: it has no folder runs"
+            raise UserError(f"{study}: {missing}")
         return Path(study)
     there = _studies(results)
     if study not in there:

@@ -67,7 +67,7 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     batch_tokens: int = Field(default=1024, ge=1)
     """Padded positions of the longer side in one global batch: sentences x max(source, target) length."""
-    maximum_tokens: int = Field(default=256, ge=1)
+    maximum_tokens: int = Field(default=256, ge=2, le=16_383)
     """Training pairs with a longer side are dropped, longer sources at evaluation are cut; both are
     counted.
     """
@@ -231,7 +231,7 @@ class RunOptions:
     cache_directory: Path = field(default_factory=default_cache_directory)
     """What is derived from data and can be made again: vocabularies and token ids."""
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `mps`."""
+    """`auto`, `cpu` or `cuda`."""
     devices: int = 1
     """Processes that share the global batch."""
     threads: int | None = None
@@ -560,7 +560,7 @@ def experiment_from(raw: Mapping[str, Any], *, files_allowed: bool) -> Experimen
     seed = raw.get("seed", 0)
     if type(seed) is not int or not 0 <= seed < 2**32:
         raise UserError(f"seed: must be an integer from 0 to {2**32 - 1}, got {shown(seed)}")
-    return Experiment(
+    experiment = Experiment(
         model_name=raw["model"]["name"],
         model=configs["model"],
         task_name=raw["task"]["name"],
@@ -572,6 +572,14 @@ def experiment_from(raw: Mapping[str, Any], *, files_allowed: bool) -> Experimen
         model_file_sha256=loaded["model"].file_sha256,
         task_file_sha256=loaded["task"].file_sha256,
     )
+    positions = getattr(experiment.model, "maximum_length", None)
+    longest = experiment.data.maximum_tokens + experiment.evaluation.extra_length
+    if isinstance(positions, int) and positions < longest:
+        raise UserError(
+            f"model.maximum_length: {positions} positions are too few for outputs of up to {longest} tokens "
+            "(data.maximum_tokens + evaluation.extra_length); raise it, or lower those"
+        )
+    return experiment
 
 
 def checked(section: str, config: type[BaseModel], values: dict[str, Any]) -> Any:

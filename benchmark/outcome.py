@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -104,13 +106,14 @@ def score_run(
     task: Task,
     trainer: Trainer,
     model: Seq2SeqModel,
+    averaged: Sequence[int],
     data: DataModule,
     run_folder: Path,
     options: RunOptions,
 ) -> dict[str, Any]:
-    """Score the mean of the last validations' weights; write what it produced. On every process alike."""
+    """Score the mean of the weights after the steps `averaged`; write what it produced. On every process."""
     folder = run_folder / "checkpoints"
-    weights, averaged = checkpoint.average_weights(folder, experiment.training.average_checkpoints)
+    weights = checkpoint.average_weights(folder, averaged)
     model.load_state_dict(weights)
     device = torch.device(trainer.strategy.root_device)
     model.to(device)
@@ -148,17 +151,22 @@ def score_run(
     seconds = sum(output.seconds for output in outputs)
     return {
         "validation_loss": loss,
-        "validation_perplexity_per_token": perplexity(loss * tokens, tokens),
-        "validation_perplexity_per_word": perplexity(loss * tokens, count_words(references)),
+        "validation_perplexity_per_token": _finite(perplexity(loss * tokens, tokens)),
+        "validation_perplexity_per_word": _finite(perplexity(loss * tokens, count_words(references))),
         "scores": scores,
         "hypotheses_sha256": hashes,
         "weights_sha256": checkpoint.weights_sha256(weights),
-        "checkpoints_averaged": averaged,
+        "checkpoints_averaged": len(averaged),
         "generate_sentences_per_second": sum(len(o.hypotheses) for o in outputs) / seconds
         if outputs
         else None,
         "generate_target_tokens_per_second": sum(o.tokens for o in outputs) / seconds if outputs else None,
     }
+
+
+def _finite(value: float) -> float | None:
+    """None for what is too large for a number."""
+    return value if math.isfinite(value) else None
 
 
 def curves(log: StepLog) -> bytes:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
-from benchmark.config import HARNESS_VERSION, ROOT, UserError, canonical_json, explained, shown
+from benchmark.config import HARNESS_VERSION, ROOT, RunOptions, UserError, canonical_json, explained, shown
 
 if TYPE_CHECKING:
     import torch
@@ -408,6 +408,11 @@ def available_cores() -> int:
     if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal():
         cores = min(cores, int(quota[0]) // int(quota[1]))
     return max(1, cores)
+
+
+def threads_of(options: RunOptions) -> int:
+    """CPU threads of one process of a run: what was asked for, else its share of the cores."""
+    return options.threads or max(1, available_cores() // options.devices)
 
 
 @functools.cache

@@ -13,7 +13,8 @@ from benchmark.evaluation import Process
 from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock
 from benchmark.module import Seq2SeqModule
-from benchmark.trainer import build_model, choose_device, corpus_of, make_trainer, quiet, set_threads
+from benchmark.record import threads_of
+from benchmark.trainer import build_model, choose_device, corpus_of, make_trainer, quiet
 from tasks.data.corpus import Corpus
 from tasks.data.module import DataModule
 
@@ -82,7 +83,8 @@ def resolve(experiment: Experiment, options: RunOptions, known: dict[str, float]
 
 def _what_decides_speed(experiment: Experiment) -> str:
     document, training = experiment.document(), experiment.training
-    sections = [document["model"], document["task"], document["data"]]
+    model = {name: value for name, value in document["model"].items() if name != "dropout"}
+    sections = [model, document["task"], document["data"]]
     return canonical_json([*sections, training.optimizer, training.precision, training.gradient_clip is None])
 
 
@@ -90,7 +92,7 @@ def _seconds_per_step(experiment: Experiment, corpus: Corpus, options: RunOption
     """Mean over most of a short training run on this device: batches differ, so a median would not do."""
     quiet()
     device = choose_device(options.device)
-    set_threads(options.threads)
+    torch.set_num_threads(threads_of(options))
     short = experiment.training.model_copy(update={"steps": CALIBRATION_STEPS, "seconds": None})
     experiment = replace(experiment, training=short)
     data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)

@@ -7,6 +7,7 @@ in the middle of a study.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import netrc
 import os
 import threading
@@ -160,6 +161,14 @@ def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
         except wandb.Error:
             wandb.teardown()
     return start("offline")
+
+
+def guarded(send: Callable[[], object]) -> None:
+    """Send something to a logger; what goes wrong there is said and changes no result."""
+    try:
+        send()
+    except Exception as error:
+        logging.getLogger(__name__).warning("not logged: %s: %s", type(error).__name__, error)
 
 
 def quiet_settings() -> Any:

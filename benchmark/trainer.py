@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import time
@@ -30,7 +31,7 @@ from benchmark.measure.timing import Clock
 from benchmark.module import Seq2SeqModule
 from benchmark.outcome import curves, data_counters, parameters, resolved_precision, score_run, speed
 from benchmark.progress import Progress
-from benchmark.record import CurvePoint, Provenance, Score, TrainRecord, available_cores, take_provenance
+from benchmark.record import CurvePoint, Provenance, Score, TrainRecord, take_provenance, threads_of
 from benchmark.store import write_atomic
 from models import Seq2SeqModel
 from tasks import VALIDATION, Task
@@ -59,20 +60,25 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def set_threads(threads: int | None) -> None:
-    torch.set_num_threads(available_cores() if threads is None else threads)
-
-
 def corpus_of(experiment: Experiment, data_directory: Path, cache_directory: Path) -> tuple[Task, Corpus]:
-    """The experiment's task and its token ids."""
-    task = experiment.task.build(data_directory)
+    """The experiment's task and its token ids.
+
+    Raises:
+        UserError: what the task finds wrong with its data, or a cache that cannot be written to.
+    """
     identity = {**experiment.document()["task"], "version": experiment.task.version}
     if experiment.task_file_sha256 is not None:
         identity["name"] = experiment.task_file_sha256
-    corpus = prepare(
-        task, identity, maximum_tokens=experiment.data.maximum_tokens, cache_directory=cache_directory
-    )
-    return task, corpus
+    limit = experiment.data.maximum_tokens
+    try:
+        task = experiment.task.build(data_directory)
+        return task, prepare(task, identity, maximum_tokens=limit, cache_directory=cache_directory)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{error.filename or cache_directory}: {error.strerror or error}") from None
 
 
 def build_model(experiment: Experiment, vocabulary_size: int) -> Seq2SeqModel:
@@ -140,6 +146,9 @@ class Timetable(Callback):
         self._start = time.perf_counter()
         self._saved = 0
 
+    def validation_losses(self) -> list[float]:
+        return [point.validation_loss for point in self.curve if point.validation_loss is not None]
+
     def wall_seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self._start
 
@@ -171,6 +180,8 @@ class Timetable(Callback):
         process = _process(trainer, module, self.experiment)
         training = self.experiment.training
         loss, _ = mean_loss(module.model, self.data.val_dataloader(), process)
+        if not math.isfinite(loss):  # the step's own loss was, but not the weights it left
+            raise Diverged(step, self.step_log.losses[-1])
         scores: list[Score] = []
         output = None
         if training.validation_sentences != 0:
@@ -187,9 +198,7 @@ class Timetable(Callback):
             scores = score(
                 VALIDATION, self.task.metrics, output.hypotheses, references[: len(output.hypotheses)]
             )
-        best = min(
-            (point.validation_loss for point in self.curve if point.validation_loss is not None), default=None
-        )
+        best = min(self.validation_losses(), default=None)
         if training.schedule == "plateau" and best is not None and loss >= best:
             module.plateau_cuts += 1
         self.curve.append(
@@ -216,13 +225,14 @@ class Timetable(Callback):
         patience = self.experiment.training.patience
         if patience is None:
             return False
-        losses = [point.validation_loss for point in self.curve if point.validation_loss is not None]
+        losses = self.validation_losses()
         return len(losses) - 1 - losses.index(min(losses)) >= patience
 
     def _report(self, trainer: Trainer, step: int, loss: float, scores: list[Score]) -> None:
         if trainer.logger is not None:
             values = {f"val/{one.metric}": one.value for one in scores}
-            trainer.logger.log_metrics({"val/loss": loss, **values}, step)
+            logger = trainer.logger
+            tracking.guarded(lambda: logger.log_metrics({"val/loss": loss, **values}, step))
         if self.progress is not None:
             shown = f"validation loss {loss:.3f}"
             self.progress.validated(
@@ -271,15 +281,14 @@ class StepLogger(Callback):
         recent = slice(max(self._sent, known - 2 * FLUSH_STEPS), known)
         self._sent = known
         seconds = sum(self.step_log.seconds[recent])
-        trainer.logger.log_metrics(
-            {
-                "train/loss": sum(self.step_log.losses[recent]) / (recent.stop - recent.start),
-                "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-                "speed/train_target_tokens_per_second": sum(self.step_log.counts["target_tokens"][recent])
-                / seconds,
-            },
-            known,
-        )
+        tokens = sum(self.step_log.counts["target_tokens"][recent])
+        values = {
+            "train/loss": sum(self.step_log.losses[recent]) / (recent.stop - recent.start),
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "speed/train_target_tokens_per_second": tokens / seconds,
+        }
+        logger = trainer.logger
+        tracking.guarded(lambda: logger.log_metrics(values, known))
 
 
 def _machine(provenance: Provenance) -> dict[str, str | int]:
@@ -349,7 +358,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     """
     quiet()
     device = choose_device(options.device)
-    set_threads(options.threads)
+    torch.set_num_threads(threads_of(options))
     task, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
     model = build_model(experiment, len(corpus.vocabulary))
     provenance = take_provenance(
@@ -402,6 +411,8 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
         **data_counters(corpus, task),
     }
     latest = checkpoint.latest(folder)
+    if latest is None and checkpoint.has_any(folder):
+        raise UserError(f"{folder}: none of its checkpoints is whole; remove the folder to start again")
     try:
         with signals:
             trainer.fit(module, datamodule=data, ckpt_path=latest)
@@ -419,7 +430,8 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         return record if first else None
-    measured = score_run(experiment, task, trainer, module.model, data, run_folder, options)
+    averaged = [point.step for point in timetable.curve][-experiment.training.average_checkpoints :]
+    measured = score_run(experiment, task, trainer, module.model, averaged, data, run_folder, options)
     if not first:
         return None
     write_atomic(run_folder / "curves.jsonl.gz", curves(log))
@@ -431,7 +443,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
         curve=timetable.curve,
         validations_done=len(timetable.curve),
         stopped_early=timetable.stopped_early,
-        validation_loss_best=min((point.validation_loss or 0.0 for point in timetable.curve), default=None),
+        validation_loss_best=min(timetable.validation_losses(), default=None),
         validation_loss_last=timetable.curve[-1].validation_loss if timetable.curve else None,
         wall_seconds_total=timetable.wall_seconds(),
         batch_stream_sha256=log.stream,
@@ -442,7 +454,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if logger is not None:
-        summary = {f"{one.split}/{one.metric}": one.value for one in record.scores}
-        logger.log_metrics(summary, log.total("sentences") and trainer.global_step)
-        logger.finalize("success")
+        scores = {f"{one.split}/{one.metric}": one.value for one in record.scores}
+        tracking.guarded(lambda: logger.log_metrics(scores, len(log.losses)))
+        tracking.guarded(lambda: logger.finalize("success"))
     return record

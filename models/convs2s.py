@@ -38,7 +38,7 @@ class Config(ModelConfig):
     """
     decoder_blocks: tuple[tuple[int, int], ...] | None = None
     """Likewise for the decoder."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, le=0.9)
     """Of embeddings, of every convolution's input and of the decoder's output (section 4.2)."""
     scale_encoder_gradient: bool = True
     """Divide the gradient of the encoder by the number of attentions that read it (section 3.5). The gradient

@@ -40,7 +40,7 @@ class Config(ModelConfig):
     """The output of each step enters the next (Luong et al. 2015, section 3.3): no fused kernel in the
     decoder.
     """
-    dropout: float = Field(default=0.15, ge=0, lt=1)
+    dropout: float = Field(default=0.15, ge=0, le=0.9)
     """Of embeddings, of every layer's output before it is added, and of the final hidden state."""
     tied: bool = True
     """One matrix for source embedding, target embedding and output projection."""

@@ -32,7 +32,7 @@ class Config(ModelConfig):
     """Channels inside the position-wise feed-forward network."""
     encoder_layers: int = Field(default=4, ge=1)
     decoder_layers: int = Field(default=4, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, le=0.9)
     """Of embeddings and of every sub-layer's output before it is added (section 5.4)."""
     norm: Literal["pre", "post"] = "pre"
     """Layer normalisation of each sub-layer's input, or of the sum as published."""

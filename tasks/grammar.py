@@ -12,12 +12,12 @@ The target is verb-final and inflected. Its nouns have one of three genders that
 article, link, adjectives, relative pronoun and, across all that lies between, the verb agree with their noun
 in gender and number; articles, nouns and pronouns show case. Vowels of endings follow the stem (a u, e i).
 Some plurals and pasts are irregular. A third of the verbs, adjectives and prepositions translate in two ways,
-by what the object, the noun or the place is: a being, a thing or a place. Half of the nouns have two names
+by what the object, the noun or the place is: a being, a thing or a place. Most nouns have two names
 that mean the same; nothing that a model sees says which one stands, so that no score reaches 100, as among
 human translators.
 
-    source    Flou pis lal belet pin drel taisgrilos fleltalot bris mai brarboulz.
-    target    Rursu piz juzsu meshmeni deksekni kashma sosu meshkertde chokloshda raz nintisi.
+    source    Bil taidromin mon bil paidasvou flustenot potrindriot bil ridus tros.
+    target    Yoma hash termeni yosu viden vetisi yosunu roshnu keriz kabuntuma.
 
 Words are invented from the seed; the frequent ones are few (Zipf). A hash of the source decides which split a
 pair may be in, so that splits are disjoint.
@@ -134,7 +134,7 @@ class Lexicon:
             # Every kind has a noun, however few there are.
             kind = number if number < 3 else bisect_right([0.45, 0.8], chance.random())
             nouns[kind].append(
-                self._stem(irregular=0.12, synonym=0.5, gender=_draw_index(chance, 3), kind=kind)
+                self._stem(irregular=0.12, synonym=0.8, gender=_draw_index(chance, 3), kind=kind)
             )
         self.nouns = tuple(Words(stems) for stems in nouns)
         """By kind."""
@@ -338,8 +338,8 @@ class Source:
 class Target:
     """Puts a meaning into words of the target: verb-final, inflected.
 
-    Which of two synonyms a noun gets is decided by a hash of the sentence: the same each time, and to a learner
-    mere chance, as much in a human translation is.
+    Which of two synonyms a noun gets is decided by a hash of the sentence: the same each time, and to a
+    learner mere chance, as much in a human translation is.
     """
 
     def __init__(self, lexicon: Lexicon, source: str) -> None:

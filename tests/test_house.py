@@ -71,7 +71,8 @@ def test_dependencies_point_one_way(package, allowed):
 def test_the_tree_in_the_readme_is_that_of_the_packages():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tree = readme.split("## What lies where")[1].split("```")[1]
-    named, folders = set(), []
+    named: set[str] = set()
+    folders: list[str] = []
     for line in tree.strip().split("\n"):
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
         folders[depth:] = [name]

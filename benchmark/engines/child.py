@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import Experiment, RunOptions, UserError, experiment_from, load_yaml, one_line
-from benchmark.record import Provenance, SpeedRecord, TrainRecord, take_provenance
+from benchmark.record import Provenance, SpeedRecord, TrainRecord, take_provenance, threads_of
 from benchmark.store import RunFolder, StorageError
 
 
@@ -190,6 +190,9 @@ def failed_speed_record(
 def _provenance(experiment: Experiment, options: RunOptions) -> Provenance:
     import torch
 
+    torch.set_num_threads(
+        threads_of(options)
+    )  # the record states those of the run, also where its parent writes it
     on_cuda = options.device in ("auto", "cuda") and torch.cuda.is_available()
     precision = experiment.training.precision
     assert precision != "auto"

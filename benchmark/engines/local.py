@@ -22,7 +22,7 @@ from typing import IO, NamedTuple
 
 from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
 from benchmark.engines.child import failed_record, failed_speed_record, options_json
-from benchmark.record import Record, UnreadableRecord, available_cores, device_name
+from benchmark.record import Record, UnreadableRecord, device_name, threads_of
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.study import FrozenCell, SpeedCell, is_resolved
 
@@ -74,7 +74,7 @@ def child_environment(options: RunOptions, environment: Mapping[str, str]) -> di
 
     Values that the user has set are kept, but for the number of threads, which is an option.
     """
-    threads = str(_threads(options))
+    threads = str(threads_of(options))
     path = os.pathsep.join(part for part in (str(ROOT), environment.get("PYTHONPATH", "")) if part)
     return {
         "GLIBC_TUNABLES": _ALLOCATOR,
@@ -86,10 +86,6 @@ def child_environment(options: RunOptions, environment: Mapping[str, str]) -> di
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
     }
-
-
-def _threads(options: RunOptions) -> int:
-    return options.threads or max(1, available_cores() // options.devices)
 
 
 class Supervisor:
@@ -307,7 +303,7 @@ def speed_device(options: RunOptions) -> str:
     from benchmark.trainer import choose_device
 
     device: torch.device = choose_device(options.device)
-    return f"{device_name(device)}, {_threads(options)} threads, {options.devices} devices"
+    return f"{device_name(device)}, {threads_of(options)} threads, {options.devices} devices"
 
 
 def _options_of(
@@ -322,7 +318,14 @@ def _run_to_record(
     supervisor: Supervisor, command: str, run: RunFolder, options: RunOptions, failed: Callable[[str], Record]
 ) -> Record:
     with contextlib.suppress(FileNotFoundError):
-        run.record_path.unlink()  # of a run that failed, or one that cannot be read
+        try:
+            run.record()
+        except UnreadableRecord as error:
+            kept = run.record_path.with_name("record.unreadable.json")
+            run.record_path.replace(kept)
+            sys.stderr.write(f"seqbench: {error}; kept as {kept.name}, and the run is made again\n")
+        else:
+            run.record_path.unlink()  # of an attempt that failed
     arguments = [command, str(run.path), "--options", options_json(options)]
     ended = supervisor.run(arguments, options, log_path=run.log_path)
     record = _record_of(run)

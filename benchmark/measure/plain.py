@@ -207,6 +207,10 @@ _FORMS: dict[type[ModelConfig], Any] = {
 
 
 def plain_form(config: ModelConfig, vocabulary_size: int) -> Plain | None:
-    """The plain form of a model of the same sizes; None where PyTorch has no modules for it."""
+    """The plain form of a model of the same sizes; None where there is no such form."""
     form = _FORMS.get(type(config))
+    if isinstance(config, LSTMConfig) and (config.input_feeding or config.attention != "general"):
+        return None
+    if not getattr(config, "tied", True) or getattr(config, "positions", "sinusoidal") != "sinusoidal":
+        return None
     return None if form is None else form(config, vocabulary_size)

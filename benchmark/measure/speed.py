@@ -8,6 +8,7 @@ steps through the trainer.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 from collections.abc import Callable, Sequence
@@ -26,8 +27,8 @@ from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
 from benchmark.module import Seq2SeqModule, rate_factor, step_seed
 from benchmark.outcome import resolved_precision
-from benchmark.record import SpeedRecord, SpeedRow, take_provenance
-from benchmark.trainer import build_model, choose_device, corpus_of, make_trainer, quiet, set_threads
+from benchmark.record import SpeedRecord, SpeedRow, take_provenance, threads_of
+from benchmark.trainer import build_model, choose_device, corpus_of, make_trainer, quiet
 from models import BEGIN, Seq2SeqModel
 from tasks import TRAIN, Batch
 from tasks.data import batching
@@ -165,12 +166,12 @@ def measure_speed(
         if experiment.training.precision != first.training.precision:
             raise UserError(f"measure: speed compares models in one precision; {name} has another")
     device = choose_device(options.device)
-    set_threads(options.threads)
+    torch.set_num_threads(threads_of(options))
     _, corpus = corpus_of(first, options.data_directory, options.cache_directory)
     data = DataModule(corpus, batch_tokens=first.data.batch_tokens, seed=first.seed)
     clock = Clock(device)
     rounds = _Rounds(data, device, ROUNDS, first.seed)
-    trained, generated = [_peak(device, clock)], []
+    trained, generated = [_peak(device, clock, first.training.precision)], []
     for name, experiment in experiments.items():
         trained += _training(name, experiment, corpus, rounds, device, clock)
         generated += _generation(name, experiment, corpus, device, clock)
@@ -201,9 +202,10 @@ def measure_speed(
     )
 
 
-def _peak(device: torch.device, clock: Clock) -> Contestant:
+def _peak(device: torch.device, clock: Clock, precision: str) -> Contestant:
     """Matrix products of a size at which the device is at its best."""
-    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device) for _ in range(2))
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
 
     def work(_: int) -> float:
@@ -262,7 +264,7 @@ def _generation(
             return clock.seconds(begin, clock.mark())
 
         phase = f"generate {GENERATED_WORDS} words, batch {sentences}{what}"
-        amount = functools.partial(_constant, float(sentences * GENERATED_WORDS))
+        amount = functools.partial(_constant, float(len(source) * GENERATED_WORDS))
         return Contestant(name, phase, work, amount, "target_tokens_per_second", "tokens/s")
 
     return [
@@ -336,11 +338,13 @@ def _rows(
     for one in contestants:
         key = (one.model, one.phase)
         if one.phase == "train":
-            limits = [
-                rounds.operations(experiments[one.model], vocabulary_size, number) / peak
-                for number in range(ROUNDS)
-            ]
-            rows.append(row(one, "share_of_matrix_product_limit", "ratio", ratio(limits, times[key])))
+            # A model of a user's may come without its closed form, and then without a limit.
+            with contextlib.suppress(NotImplementedError):
+                limits = [
+                    rounds.operations(experiments[one.model], vocabulary_size, number) / peak
+                    for number in range(ROUNDS)
+                ]
+                rows.append(row(one, "share_of_matrix_product_limit", "ratio", ratio(limits, times[key])))
             if one.model != baseline:
                 rows.append(
                     row(
@@ -423,7 +427,7 @@ def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int
     """
     quiet()
     device = choose_device(options.device)
-    set_threads(options.threads)
+    torch.set_num_threads(threads_of(options))
     _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
     training = experiment.training.model_copy(update={"steps": steps})
     experiment = replace(experiment, training=training)

@@ -50,7 +50,7 @@ REFUSED = [
     pytest.param({"model.width": True}, "model.width: must be an integer, got True", id="truth for integer"),
     pytest.param({"model.width": None}, "model.width: must be an integer, got None", id="none"),
     pytest.param({"model.tied": "no"}, "model.tied: must be true or false, got 'no'", id="text for truth"),
-    pytest.param({"model.dropout": 1.0}, "model.dropout: must be less than 1.0, got 1.0", id="bound"),
+    pytest.param({"model.dropout": 1.0}, "model.dropout: must be at most 0.9, got 1.0", id="bound"),
     pytest.param(
         {"model.width": 15}, "model: heads must divide width, got 2 heads and width 15", id="relation"
     ),

@@ -106,7 +106,7 @@ HYPOTHESES = [
 
 
 def test_scores_and_signatures_are_those_of_sacrebleus_command_on_stored_files(tmp_path):
-    # R14 of the house: what the record says is what anyone gets from the files
+    # the rule: what the record says is what anyone gets from the files
     hypotheses, references = tmp_path / "hypotheses.test.txt.gz", tmp_path / "test.reference.txt.gz"
     hypotheses.write_bytes(compress_lines(HYPOTHESES))
     references.write_bytes(compress_lines(REFERENCES))
