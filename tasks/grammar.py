@@ -16,8 +16,8 @@ by what the object, the noun or the place is: a being, a thing or a place. Most 
 that mean the same; nothing that a model sees says which one stands, so that no score reaches 100, as among
 human translators.
 
-    source    Bil taidromin mon bil paidasvou flustenot potrindriot bil ridus tros.
-    target    Yoma hash termeni yosu viden vetisi yosunu roshnu keriz kabuntuma.
+    source    Ven teplailvail pa drultroungrilet bro griplar taisgrilos dapendruot flon to brarboulz.
+    target    Mekme dez benme chumanu duknu jekjerme chotpoma chukartda chokloshda jur gitnettime.
 
 Words are invented from the seed; the frequent ones are few (Zipf). A hash of the source decides which split a
 pair may be in, so that splits are disjoint.
@@ -134,7 +134,7 @@ class Lexicon:
             # Every kind has a noun, however few there are.
             kind = number if number < 3 else bisect_right([0.45, 0.8], chance.random())
             nouns[kind].append(
-                self._stem(irregular=0.12, synonym=0.8, gender=_draw_index(chance, 3), kind=kind)
+                self._stem(irregular=0.12, synonym=0.7, gender=_draw_index(chance, 3), kind=kind)
             )
         self.nouns = tuple(Words(stems) for stems in nouns)
         """By kind."""

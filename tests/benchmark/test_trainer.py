@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmark.measure.steps import StepLog
 from benchmark.module import Seq2SeqModule, rate_factor, step_seed
 from benchmark.resolution import resolve
 from models import Seq2SeqModel
+from tasks.parallel_text import Config as ParallelText
 from tests.benchmark.training_run import STEPS, curve_rows, experiment, identity, options, run
 
 ARCHITECTURES = ["transformer", "lstm", "convs2s"]
@@ -283,3 +285,56 @@ def test_gradient_of_a_tied_matrix_is_whole() -> None:
             [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         )
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_what_a_task_finds_wrong_is_the_user_s_mistake_in_one_line(tmp_path: Path) -> None:
+    for side, lines in (("source", "a\nb\n"), ("target", "a\n")):
+        for split in ("train", "valid"):
+            (tmp_path / f"{split}.{side}").write_text(lines)
+    text = ParallelText(train="train", validation="valid", source="source", target="target")
+    one = replace(experiment("lstm"), task_name="parallel_text", task=text)
+    with pytest.raises(UserError, match="2 lines") as caught:
+        trainer.corpus_of(one, tmp_path, tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match="cache: File exists"):
+        trainer.corpus_of(experiment("lstm"), tmp_path, tmp_path / "cache")
+
+
+def test_checkpoints_that_are_all_damaged_are_not_passed_over(tmp_path: Path) -> None:
+    one = experiment("lstm", training={"steps": 3, "validations": 1})
+    assert run(one, tmp_path) is not None
+    folder = tmp_path / "results" / "study" / "runs" / one.run_id() / "checkpoints"
+    for path in folder.glob("step-*.ckpt"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="none of its checkpoints is whole; remove the folder to start again"):
+        run(one, tmp_path)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_in_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "mean_loss", lambda *_: (math.inf, 10))
+    record = run(experiment("lstm"), tmp_path)
+    assert record is not None
+    assert (record.status, record.diverged_step) == ("diverged", 4)
+
+
+def test_a_logger_that_fails_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(trainer.Logger):
+        name, version = "broken", 0
+
+        def log_metrics(self, *_: Any, **__: Any) -> None:
+            raise OSError("the server is gone")
+
+        def log_hyperparams(self, *_: Any, **__: Any) -> None:
+            pass
+
+    alone = run(experiment("lstm"), tmp_path / "alone")
+    monkeypatch.setattr(trainer.tracking, "lightning_logger", lambda *_, **__: Broken())
+    logged = run(experiment("lstm"), tmp_path / "logged")
+    assert alone is not None and logged is not None
+    assert identity(alone) == identity(logged)
