@@ -33,8 +33,8 @@ class Config(ModelConfig):
     """Bidirectional layers of the encoder."""
     decoder_layers: int = Field(default=2, ge=1)
     attention: Literal["dot", "general", "additive"] = "general"
-    """Score of a query q and a memory state m: q m or q W m (Luong et al. 2015), both over sqrt(D) so that they
-    start soft, or v tanh(q + W m) (Bahdanau et al. 2015).
+    """Score of a query q and a memory state m: q m or q W m (Luong et al. 2015), both over sqrt(D) so that
+    they start soft, or v tanh(q + W m) (Bahdanau et al. 2015).
     """
     input_feeding: bool = False
     """The output of each step enters the next (Luong et al. 2015, section 3.3): no fused kernel in the

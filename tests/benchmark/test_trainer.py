@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.loggers import Logger
 
-from benchmark import checkpoint, trainer
+from benchmark import checkpoint, tracking, trainer
 from benchmark.config import UserError
 from benchmark.measure.steps import StepLog
 from benchmark.module import Seq2SeqModule, rate_factor, step_seed
@@ -324,7 +325,7 @@ def test_a_validation_loss_that_is_not_finite_ends_in_a_record(
 
 
 def test_a_logger_that_fails_changes_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(trainer.Logger):
+    class Broken(Logger):
         name, version = "broken", 0
 
         def log_metrics(self, *_: Any, **__: Any) -> None:
@@ -334,7 +335,7 @@ def test_a_logger_that_fails_changes_no_result(tmp_path: Path, monkeypatch: pyte
             pass
 
     alone = run(experiment("lstm"), tmp_path / "alone")
-    monkeypatch.setattr(trainer.tracking, "lightning_logger", lambda *_, **__: Broken())
+    monkeypatch.setattr(tracking, "lightning_logger", lambda *_, **__: Broken())
     logged = run(experiment("lstm"), tmp_path / "logged")
     assert alone is not None and logged is not None
     assert identity(alone) == identity(logged)
