@@ -141,6 +141,14 @@ class RunFolder:
             raise UnreadableRecord(f"{self.record_path}: is the record of run {shown(record.run_id)}")
         return record
 
+    def result(self) -> Record | None:
+        """The record; None where the run is to be made: there is none, it failed, or it cannot be read."""
+        try:
+            record = self.record()
+        except UnreadableRecord:
+            return None
+        return None if record is None or record.status == "failed" else record
+
     def write_record(self, record: Record) -> None:
         assert record.run_id == self.run_id
         write_atomic(self.record_path, record_bytes(record))

@@ -41,7 +41,7 @@ from benchmark.config import (
     task_module,
     unknown_name,
 )
-from benchmark.record import UnreadableRecord, read_record
+from benchmark.record import read_record
 from benchmark.store import StudyFolder, checked_name, differences, write_atomic
 
 SCHEMA_VERSION = 1
@@ -544,11 +544,8 @@ def remaining_speed(cells: Sequence[SpeedCell], folder: StudyFolder) -> list[Spe
     for cell in cells:
         run = folder.run(cell.run_id)
         run.open(cell.document())
-        try:
-            record = run.record()
-        except UnreadableRecord:
-            record = None
-        if record is None or record.status == "failed":
+        record = run.result()
+        if record is None:
             missing.append(cell)
     return missing
 
@@ -640,11 +637,8 @@ def remaining(made: Made, folder: StudyFolder) -> list[FrozenCell]:
     for cell in made.cells:
         run = folder.run(cell.run_id)
         run.open(cell.document())
-        try:
-            record = run.record()
-        except UnreadableRecord:
-            record = None
-        if record is None or record.status == "failed":
+        record = run.result()
+        if record is None:
             cells.append(cell)
         elif record.kind == "train":
             changed = differences(cell.experiment.document(), record.experiment)

@@ -20,6 +20,7 @@ from benchmark.config import (
     load_yaml,
     model_module,
     one_line,
+    presets,
     task_module,
     unknown_name,
 )
@@ -103,11 +104,6 @@ def check_named(name: str, data_directory: Path) -> list[Outcome]:
         return check_task(name, data_directory=data_directory)
     error = unknown_name("check", name, [*names["models"], *names["tasks"]])
     raise UserError(f"{error}; or the path of a .py file")
-
-
-def presets(kind: str) -> list[str]:
-    """Names of the presets in `configs/models` or `configs/tasks`."""
-    return sorted(path.stem for path in (ROOT / "configs" / kind).glob("*.yaml"))
 
 
 def _section(kind: str, name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

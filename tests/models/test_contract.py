@@ -5,7 +5,7 @@ Nothing is listed here: a new file or preset is found, and tested, by being ther
 
 import pytest
 
-from benchmark.check import outcome_of, presets
+from benchmark.check import outcome_of
 from benchmark.check.model import (
     MODEL_CHECKS,
     ModelUnderCheck,
@@ -13,7 +13,7 @@ from benchmark.check.model import (
     no_gradient_reaches_the_future,
     variants,
 )
-from benchmark.config import ROOT, available, checked, load_yaml, model_module
+from benchmark.config import ROOT, available, checked, load_yaml, model_module, presets
 
 
 def subjects():

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from benchmark.check import presets
-from benchmark.config import BUDGETS, ROOT, experiment_from, load_yaml
+from benchmark.config import BUDGETS, ROOT, experiment_from, load_yaml, presets
 
 VOCABULARY_SIZE = 37_000
 
