@@ -1,4 +1,9 @@
-"""What may be said of few seeds: their mean, their spread, and the interval that the mean lies in."""
+"""What may be said of few seeds: intervals, exact tests, and what a test with so many seeds cannot see.
+
+Everything here is about *paired* seeds where two models are compared: seed s decides the same batches for
+both, so that part of what it does to one it does to the other. Units are those of the values that are given.
+Nothing is ever decided by the best of the seeds.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+EXACT_SEEDS = 20
+"""Most pairs whose sign flips are all looked at; a million patterns take less than a second."""
+LEVEL = 0.05
+"""Two-sided level of every test, and one less the confidence of every interval."""
+POWER = 0.8
+"""Chance of being seen that a minimum detectable difference has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +32,204 @@ class Summary:
     """The interval is mean +- this; None with one seed, of which nothing follows."""
 
 
-def summarise(values: Sequence[float], *, confidence: float = 0.95) -> Summary:
+def summarise(values: Sequence[float], *, confidence: float = 1 - LEVEL) -> Summary:
     """Mean, standard deviation and Student's t-interval of at least one value."""
     assert values and 0 < confidence < 1
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Summary(number_of_seeds=1, mean=mean, standard_deviation=None, half_width=None)
-    from scipy.special import stdtrit  # scipy.stats has the same and takes a second longer to import
-
     deviation = statistics.stdev(values)
-    quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))
     return Summary(
         number_of_seeds=len(values),
         mean=mean,
         standard_deviation=deviation,
-        half_width=quantile * deviation / math.sqrt(len(values)),
+        half_width=_quantile(len(values) - 1, (1 + confidence) / 2) * deviation / math.sqrt(len(values)),
+    )
+
+
+def _quantile(degrees_of_freedom: int, probability: float) -> float:
+    """Of Student's t."""
+    from scipy.special import stdtrit  # scipy.stats has the same and takes a second longer to import
+
+    return float(stdtrit(degrees_of_freedom, probability))
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of Fisher's exact sign-flip test that paired differences are symmetric about 0.
+
+    The share of all 2^n assignments of signs whose sum is at least as far from 0 as the one that was seen
+    (Fisher 1935, The Design of Experiments, section 21; Dror et al. 2018). Exact for up to `EXACT_SEEDS`
+    pairs, which ought to be enough of runs; ValueError beyond.
+    """
+    import numpy as np
+
+    count = len(differences)
+    assert count > 0
+    if count > EXACT_SEEDS:
+        raise ValueError(f"sign flips are enumerated for up to {EXACT_SEEDS} pairs, got {count}")
+    sums = np.zeros(1)
+    for difference in differences:
+        sums = np.concatenate((sums + difference, sums - difference))
+    seen = abs(math.fsum(differences))
+    # Sums of equal patterns differ by rounding, and those count as equal.
+    tolerance = 1e-9 * max(1e-300, math.fsum(abs(difference) for difference in differences))
+    return float(np.mean(np.abs(sums) >= seen - tolerance))
+
+
+def smallest_sign_flip_p(number_of_seeds: int) -> float:
+    """The p-value where all differences have one sign: no result of so many seeds gives a smaller one."""
+    return 2.0 ** (1 - number_of_seeds)
+
+
+def seeds_to_decide(family: int = 1, level: float = LEVEL) -> int:
+    """The fewest paired seeds with which a sign-flip test can reach `level` after Holm's correction."""
+    seeds = 1
+    while smallest_sign_flip_p(seeds) * family > level:
+        seeds += 1
+    return seeds
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (Holm 1979): each may be compared with the level of the whole family."""
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """A probability estimated by a share of trials, with its exact interval (Clopper and Pearson 1934)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def probability_of_more(first: Sequence[float], second: Sequence[float]) -> Share:
+    """Probability that `first` exceeds `second` with a new seed (Bouthillier et al. 2021), a tie half.
+
+    The interval is that of the wins rounded down, and of the wins rounded up, where ties leave a half.
+    """
+    from scipy.special import betaincinv
+
+    count = len(first)
+    wins = sum((a > b) + 0.5 * (a == b) for a, b in zip(first, second, strict=True))
+    fewest, most = math.floor(wins), math.ceil(wins)
+    low = float(betaincinv(fewest, count - fewest + 1, LEVEL / 2)) if fewest else 0.0
+    high = float(betaincinv(most + 1, count - most, 1 - LEVEL / 2)) if most < count else 1.0
+    return Share(value=wins / count, low=low, high=high)
+
+
+def minimum_detectable_difference(standard_deviation: float, number_of_seeds: int) -> float:
+    """The true difference that a paired t-test of `LEVEL` sees with probability `POWER`.
+
+    `standard_deviation` is that of the differences. Infinite with one seed.
+    """
+    if number_of_seeds < 2:
+        return math.inf
+    from scipy.special import nctdtrinc
+
+    freedom = number_of_seeds - 1
+    # The noncentrality at which t exceeds its critical value with probability POWER.
+    noncentrality = float(nctdtrinc(freedom, 1 - POWER, _quantile(freedom, 1 - LEVEL / 2)))
+    return noncentrality * standard_deviation / math.sqrt(number_of_seeds)
+
+
+def seeds_to_see(difference: float, standard_deviation: float, *, family: int = 1) -> int | None:
+    """The fewest paired seeds whose minimum detectable difference is `difference` or less.
+
+    At least as many as the sign-flip test of a `family` of comparisons needs to decide anything; None where
+    a thousand would not do.
+    """
+    fewest = max(2, seeds_to_decide(family))
+    for seeds in range(fewest, 1001):
+        if minimum_detectable_difference(standard_deviation, seeds) <= abs(difference):
+            return seeds
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedComparison:
+    """One model against another over the seeds that both have."""
+
+    number_of_seeds: int
+    mean_difference: float
+    """First less second."""
+    half_width: float | None
+    """Of the t-interval of the differences; None with one seed."""
+    p: float
+    """Of the exact sign-flip test, as it is."""
+    p_adjusted: float
+    """After Holm's correction for the family; equal to `p` in a family of one."""
+    family: int
+    first_better: Share
+    minimum_detectable_difference: float
+    seeds_to_see: int | None
+    """That a difference as large as this one would need; None where more than a thousand."""
+
+    @property
+    def decidable(self) -> bool:
+        """Whether any outcome of so many seeds could reach `LEVEL`."""
+        return self.number_of_seeds >= seeds_to_decide(self.family)
+
+    @property
+    def different(self) -> bool:
+        """Whether the difference is significant at `LEVEL` in its family."""
+        return self.decidable and self.p_adjusted <= LEVEL
+
+    def words(self) -> str:
+        """What the seeds allow to say."""
+        if not self.decidable:
+            needed = seeds_to_decide(self.family)
+            return f"undecidable with {_seeds(self.number_of_seeds)} (needs {needed})"
+        if self.different:
+            return "first higher" if self.mean_difference > 0 else "second higher"
+        return f"not distinguishable with {_seeds(self.number_of_seeds)}"
+
+
+def _seeds(number: int) -> str:
+    return f"{number} seed" if number == 1 else f"{number} seeds"
+
+
+def compare_pairs(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[PairedComparison]:
+    """Compare in a family: each entry holds the values of two models, seed by seed.
+
+    A family is what is looked at together (the three pairs of three architectures, at one match and metric);
+    p-values are adjusted for its size.
+    """
+    every = [[a - b for a, b in zip(first, second, strict=True)] for first, second in pairs]
+    p_values = [sign_flip_p(differences) for differences in every]
+    return [
+        _comparison(first, second, differences, p, p_adjusted, len(pairs))
+        for (first, second), differences, p, p_adjusted in zip(
+            pairs, every, p_values, holm(p_values), strict=True
+        )
+    ]
+
+
+def _comparison(
+    first: Sequence[float],
+    second: Sequence[float],
+    differences: Sequence[float],
+    p: float,
+    p_adjusted: float,
+    family: int,
+) -> PairedComparison:
+    summary = summarise(differences)
+    deviation = summary.standard_deviation
+    return PairedComparison(
+        number_of_seeds=summary.number_of_seeds,
+        mean_difference=summary.mean,
+        half_width=summary.half_width,
+        p=p,
+        p_adjusted=p_adjusted,
+        family=family,
+        first_better=probability_of_more(first, second),
+        minimum_detectable_difference=math.inf
+        if deviation is None
+        else minimum_detectable_difference(deviation, summary.number_of_seeds),
+        seeds_to_see=None if not deviation else seeds_to_see(summary.mean, deviation, family=family),
     )

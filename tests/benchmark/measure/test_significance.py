@@ -1,10 +1,23 @@
-"""Intervals over seeds against printed tables of Student's t."""
+"""Statistics against printed tables, other software, enumeration by hand, and simulation."""
 
+import itertools
 import math
 
+import numpy as np
 import pytest
+import scipy.stats
 
-from benchmark.measure.significance import summarise
+from benchmark.measure.significance import (
+    compare_pairs,
+    holm,
+    minimum_detectable_difference,
+    probability_of_more,
+    seeds_to_decide,
+    seeds_to_see,
+    sign_flip_p,
+    smallest_sign_flip_p,
+    summarise,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,10 +50,126 @@ def test_one_seed_has_no_spread():
     assert (summary.mean, summary.standard_deviation, summary.half_width) == (3.5, None, None)
 
 
-def test_interval_covers_the_mean_as_often_as_it_says():
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    trials = [summarise(list(random.normal(0, 1, 3))) for _ in range(2000)]
+@pytest.mark.parametrize("seeds", [3, 5, 6, 7, 10])
+def test_interval_covers_the_mean_as_often_as_it_says(seeds):
+    random = np.random.default_rng(seeds)
+    trials = [summarise(list(random.normal(0, 1, seeds))) for _ in range(2000)]
     covered = sum(abs(trial.mean) <= (trial.half_width or 0) for trial in trials)
     assert 0.93 <= covered / len(trials) <= 0.97
+
+
+@pytest.mark.parametrize("seeds", [6, 7, 10])
+@pytest.mark.parametrize("draw", ["normal", "standard_cauchy", "laplace"])
+def test_sign_flips_are_right_as_often_as_they_say_when_nothing_differs(seeds, draw):
+    """At most 5 % false positives, whatever the distribution, as long as it is symmetric."""
+    random = np.random.default_rng(seeds)
+    trials = getattr(random, draw)(size=(3000, seeds))
+    false_positives = np.mean([sign_flip_p(list(trial)) <= 0.05 for trial in trials])
+    assert 0.015 < false_positives <= 0.06
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 6, 9])
+def test_sign_flips_are_enumerated(seeds):
+    random = np.random.default_rng(seeds)
+    # Small integers, so that many patterns tie with what was seen.
+    for differences in ([float(x) for x in random.integers(-3, 5, seeds)], list(random.normal(1, 1, seeds))):
+        patterns = list(itertools.product((1, -1), repeat=seeds))
+        seen = abs(math.fsum(differences))
+        count = 0
+        for pattern in patterns:
+            total = abs(math.fsum(s * d for s, d in zip(pattern, differences, strict=True)))
+            count += total >= seen or math.isclose(total, seen)
+        assert sign_flip_p(differences) == pytest.approx(count / len(patterns))
+
+
+def test_sign_flips_are_those_of_scipy():
+    differences = list(np.random.default_rng(0).normal(0.6, 1, 10))
+    found = scipy.stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=5000
+    )
+    assert sign_flip_p(differences) == pytest.approx(found.pvalue)
+
+
+def test_too_many_pairs_are_refused_and_no_difference_is_no_evidence():
+    with pytest.raises(ValueError, match="up to 20 pairs, got 21"):
+        sign_flip_p([1.0] * 21)
+    assert sign_flip_p([0.0, 0.0, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize("seeds", range(1, 9))
+def test_the_smallest_p_is_that_of_equal_signs(seeds):
+    assert sign_flip_p([0.5 + i for i in range(seeds)]) == smallest_sign_flip_p(seeds)
+
+
+def test_a_pair_needs_six_seeds_and_three_pairs_seven():
+    assert (seeds_to_decide(), seeds_to_decide(family=3)) == (6, 7)
+
+
+def test_holm_against_a_worked_example():
+    # R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@pytest.mark.parametrize(("wins", "seeds"), [(0, 5), (3, 5), (5, 5), (7, 10)])
+def test_the_interval_of_a_share_is_that_of_scipy(wins, seeds):
+    first = [1.0] * wins + [-1.0] * (seeds - wins)
+    found = probability_of_more(first, [0.0] * seeds)
+    expected = scipy.stats.binomtest(wins, seeds).proportion_ci(method="exact")
+    assert (found.value, found.low, found.high) == pytest.approx((wins / seeds, expected.low, expected.high))
+
+
+def test_a_tie_counts_half_and_widens_the_interval():
+    found = probability_of_more([1.0, 0.0, 0.0], [0.0, 0.0, 1.0])
+    assert found.value == pytest.approx(0.5)
+    few = scipy.stats.binomtest(1, 3).proportion_ci(method="exact").low
+    many = scipy.stats.binomtest(2, 3).proportion_ci(method="exact").high
+    assert (found.low, found.high) == pytest.approx((few, many))
+
+
+@pytest.mark.parametrize(("seeds", "effect"), [(3, 3.26), (5, 1.68), (10, 0.9968), (20, 0.6604)])
+def test_the_detectable_difference_is_the_one_that_is_detected(seeds, effect):
+    """Against R's power.t.test(n, sd = 1, power = 0.8, type = "paired"), and by simulation."""
+    found = minimum_detectable_difference(2.0, seeds)
+    assert found == pytest.approx(2 * effect, rel=5e-3)
+    samples = np.random.default_rng(seeds).normal(found, 2.0, (4000, seeds))
+    seen = scipy.stats.ttest_1samp(samples, 0.0, axis=1).pvalue <= 0.05
+    assert 0.78 < seen.mean() < 0.82
+
+
+def test_seeds_to_see_a_difference():
+    assert minimum_detectable_difference(1.0, 1) == math.inf
+    needed = seeds_to_see(0.8, 1.0) or 0
+    assert minimum_detectable_difference(1.0, needed) <= 0.8 < minimum_detectable_difference(1.0, needed - 1)
+    assert seeds_to_see(-100.0, 1.0) == 6, "no test of fewer seeds can decide anything"
+    assert seeds_to_see(100.0, 1.0, family=3) == 7
+    assert seeds_to_see(0.001, 1.0) is None
+
+
+def test_a_comparison_says_what_its_seeds_allow():
+    three, seven = [1.0, 1.1, 1.2], [1.0, 1.3, 0.9, 1.2, 1.1, 1.0, 1.4]
+    (few,) = compare_pairs([([v + 5 for v in three], three)])
+    assert few.words() == "undecidable with 3 seeds (needs 6)"
+    assert not few.different and few.mean_difference == pytest.approx(5)
+    better = [v + 1 + 0.1 * (i % 3) for i, v in enumerate(seven)]
+    close = [v + 0.5 * (-1) ** i for i, v in enumerate(seven)]
+    found = compare_pairs([(better, seven), (seven, better), (close, seven)])
+    assert [one.words() for one in found] == [
+        "first higher", "second higher", "not distinguishable with 7 seeds",
+    ]  # fmt: skip
+    assert found[0].p == 2 / 2**7
+    assert found[0].p_adjusted == pytest.approx(3 * found[0].p)
+    assert found[0].first_better.value == 1.0
+    expected = scipy.stats.ttest_rel(better, seven).confidence_interval()
+    assert found[0].mean_difference - (found[0].half_width or 0) == pytest.approx(expected.low)
+    assert found[0].mean_difference + (found[0].half_width or 0) == pytest.approx(expected.high)
+    (alone,) = compare_pairs([([1.0], [0.0])])
+    assert alone.half_width is None and alone.minimum_detectable_difference == math.inf
+    assert alone.words() == "undecidable with 1 seed (needs 6)"
+
+
+def test_equal_values_of_all_seeds_are_no_difference():
+    (found,) = compare_pairs([([1.0] * 7, [1.0] * 7)])
+    assert found.words() == "not distinguishable with 7 seeds"
+    assert found.minimum_detectable_difference == 0.0
