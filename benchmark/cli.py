@@ -202,15 +202,13 @@ app.command("sweep", help=_RUN_HELP, hidden=True)(run)
 
 
 def _data_directory(given: Path | None) -> Path:
-    from benchmark.config import UserError, default_cache_directory
+    from benchmark.config import UserError
+    from tasks.data.download import find_data_directory
 
-    if given is None and os.environ.get("SEQBENCH_DATA"):
-        given = Path(os.environ["SEQBENCH_DATA"])
-    if given is None:
-        return default_cache_directory()
-    if not given.is_dir():
-        raise UserError(f"{given}: no such data folder")
-    return given
+    try:
+        return find_data_directory(given)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _run_study(request: Request, folder: StudyFolder, options: RunOptions, as_json: bool) -> int:
@@ -295,7 +293,7 @@ def _run_cells(
 
 def _run_speed(supervisor: Supervisor, folder: StudyFolder, made: Made, options: RunOptions) -> bool:
     """Compare speeds where the study asks for it; whether one failed."""
-    from benchmark.engines.local import run_speed_cell, speed_device
+    from benchmark.engines.local import Refused, run_speed_cell, speed_device
     from benchmark.study import remaining_speed, speed_cells
 
     if "speed" not in made.measure:
@@ -303,7 +301,11 @@ def _run_speed(supervisor: Supervisor, folder: StudyFolder, made: Made, options:
     failed = False
     for cell in remaining_speed(speed_cells(made, speed_device(options)), folder):
         say(f"speed of {', '.join(cell.experiments)} on {cell.task_preset} (run {cell.run_id})")
-        record = run_speed_cell(supervisor, cell, folder, options)
+        try:
+            record = run_speed_cell(supervisor, cell, folder, options)
+        except Refused:
+            failed = True
+            continue
         if record.status == "failed":
             say(f"run {cell.run_id} failed: {record.failure}")
             failed = True
@@ -423,11 +425,14 @@ def report(
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> int:
+    from benchmark.config import UserError
     from benchmark.report.study_results import load_study
     from benchmark.report.tables import markdown_table, terminal_table
     from benchmark.store import write_atomic
 
     folder = _study_folder(study, results)
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UserError(f"--output: there is no folder {output.absolute().parent}")
     code = 0
     if rescore:
         code = _rescore(folder, _data_directory(data_directory), trust_code)

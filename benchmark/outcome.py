@@ -19,6 +19,7 @@ from benchmark import checkpoint
 from benchmark.config import Experiment, RunOptions
 from benchmark.evaluation import Generated, Process, generate, mean_loss, score
 from benchmark.hypotheses import compress_lines, hypotheses_path, lines_sha256
+from benchmark.measure.operations import training_operations
 from benchmark.measure.quality import count_words, perplexity
 from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock
@@ -62,7 +63,12 @@ def data_counters(corpus: Corpus, task: Task) -> dict[str, int]:
     }
 
 
-def speed(log: StepLog) -> dict[str, Any]:
+def speed(log: StepLog, experiment: Experiment, data: DataModule) -> dict[str, Any]:
+    """What the run's steps did and how fast, as run."""
+    operations = None
+    if log.losses:
+        shapes = data.training.shapes(len(log.losses))
+        operations = training_operations(experiment.model, len(data.corpus.vocabulary), shapes)
     target, source, padded = (log.total(name) for name in ("target_tokens", "source_tokens", "padded_tokens"))
     values: dict[str, Any] = {
         "steps": len(log.losses),
@@ -71,11 +77,11 @@ def speed(log: StepLog) -> dict[str, Any]:
         "train_source_tokens": source,
         "train_padded_tokens": padded,
         "train_sentences": log.total("sentences"),
+        "operations_per_step": None if operations is None else float(operations.mean()),
         "padding_share": 1 - (target + source) / padded if padded else None,
         "warmup_steps_excluded": log.warm.count(False),
         "timing_method": f"{log.clock.name} around each step, data loading included; as run, "
         "rates are medians over windows of 20 steps",
-        "peak_memory_bytes": _peak_memory_bytes(log.clock),
     }
     throughput = log.throughput()
     if throughput is not None:
@@ -94,7 +100,8 @@ def speed(log: StepLog) -> dict[str, Any]:
     return values
 
 
-def _peak_memory_bytes(clock: Clock) -> int:
+def peak_memory_bytes(clock: Clock) -> int:
+    """Of the accelerator, else of this process (resident set), until now."""
     if clock.on_cuda:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

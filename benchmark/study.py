@@ -121,7 +121,8 @@ def first_comment(path: Path) -> str:
     return line[1:].strip() if line.startswith("#") else ""
 
 
-def _preset(kind: str, name: str) -> dict[str, Any]:
+def preset(kind: str, name: str) -> dict[str, Any]:
+    """The sections of a preset of `kind` (`models` or `tasks`); UserError where there is none of the name."""
     if name not in presets(kind):
         error = unknown_name(kind.removesuffix("s"), name, presets(kind))
         hint = f"; a file of your own: {kind[:-1]}.name={name}" if name.endswith(".py") else ""
@@ -261,7 +262,7 @@ def _choices(kind: str, base: Any, line: dict[str, Any]) -> list[_Choice]:
             layers: tuple[Mapping[str, Any], ...] = ({kind: entry},)
             label = _label(entry.get("name"))
         elif isinstance(entry, str):
-            layers = (_preset(f"{kind}s", entry),)
+            layers = (preset(f"{kind}s", entry),)
             label = entry
         elif entry is None:
             layers, label = (), ""

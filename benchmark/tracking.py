@@ -118,21 +118,21 @@ def lightning_logger(
     experiment_document: Mapping[str, Any],
     directory: Path,
     device_class: str,
-) -> WandbLogger | None:
-    """Lightning's logger of one run, started; None if `mode` is `disabled`.
+) -> tuple[WandbLogger | None, Mode]:
+    """Lightning's logger of one run, started, and the mode that it runs in; none if `mode` is `disabled`.
 
     `experiment_document` becomes the run's config, nested as in YAML; `device_class` is `cpu` or `cuda`.
     Where the server refuses the run or does not answer within `START_SECONDS`, the run is kept offline in
     `directory` instead.
     """
     if mode == "disabled":
-        return None
+        return None, mode
     import wandb
     from pytorch_lightning.loggers import WandbLogger
 
     directory.mkdir(parents=True, exist_ok=True)
 
-    def start(mode: Mode) -> WandbLogger:
+    def start(mode: Mode) -> tuple[WandbLogger, Mode]:
         # Started here and handed over: Lightning's own start passes options that wandb warns of.
         run = wandb.init(
             dir=directory,
@@ -146,7 +146,7 @@ def lightning_logger(
             mode=mode,
             settings=quiet_settings(),
         )
-        return WandbLogger(experiment=run, save_dir=directory)
+        return WandbLogger(experiment=run, save_dir=directory), mode
 
     return or_offline(mode, start)
 

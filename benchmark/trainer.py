@@ -29,7 +29,15 @@ from benchmark.evaluation import Process, generate, mean_loss, score
 from benchmark.measure.steps import FLUSH_STEPS, Diverged, StepLog
 from benchmark.measure.timing import Clock
 from benchmark.module import Seq2SeqModule
-from benchmark.outcome import curves, data_counters, parameters, resolved_precision, score_run, speed
+from benchmark.outcome import (
+    curves,
+    data_counters,
+    parameters,
+    peak_memory_bytes,
+    resolved_precision,
+    score_run,
+    speed,
+)
 from benchmark.progress import Progress
 from benchmark.record import CurvePoint, Provenance, Score, TrainRecord, take_provenance, threads_of
 from benchmark.store import write_atomic
@@ -140,6 +148,7 @@ class Timetable(Callback):
         self.curve: list[CurvePoint] = []
         self.seconds_before = 0.0
         """Wall time of earlier attempts at this run."""
+        self.peak_memory_before = 0
         self.resumed_times = 0
         self.not_bitwise_because: str | None = None
         self.stopped_early = False
@@ -148,6 +157,10 @@ class Timetable(Callback):
 
     def validation_losses(self) -> list[float]:
         return [point.validation_loss for point in self.curve if point.validation_loss is not None]
+
+    def peak_memory_bytes(self) -> int:
+        """The largest of all attempts."""
+        return max(self.peak_memory_before, peak_memory_bytes(self.step_log.clock))
 
     def wall_seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self._start
@@ -248,6 +261,7 @@ class Timetable(Callback):
             "resumed_times": self.resumed_times,
             "not_bitwise_because": self.not_bitwise_because,
             "stopped_early": self.stopped_early,
+            "peak_memory_bytes": self.peak_memory_bytes(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -258,6 +272,7 @@ class Timetable(Callback):
             )
         self.curve = [CurvePoint.model_validate(point) for point in json.loads(state_dict["curve"])]
         self.seconds_before, self.stopped_early = state_dict["seconds_before"], state_dict["stopped_early"]
+        self.peak_memory_before = state_dict["peak_memory_bytes"]
         self.resumed_times = state_dict["resumed_times"] + 1
         self.not_bitwise_because = state_dict["not_bitwise_because"]
         changed = [name for name, value in self.machine.items() if state_dict["machine"].get(name) != value]
@@ -377,10 +392,11 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     folder = run_folder / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     timetable = Timetable(experiment, task, data, folder, log, progress, signals, provenance)
-    mode, logger = "disabled", None
+    mode: tracking.Mode = "disabled"
+    logger = None
     if first:
         mode, _ = tracking.choose_mode(options.wandb)
-        logger = tracking.lightning_logger(
+        logger, mode = tracking.lightning_logger(
             mode,
             study=options.study,
             run_id=experiment.run_id(),
@@ -424,7 +440,8 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
             failure=str(error),
             diverged_step=error.step,
             last_finite_loss=error.last_finite,
-            **speed(log),
+            **speed(log, experiment, data),
+            peak_memory_bytes=timetable.peak_memory_bytes(),
             curve=timetable.curve,
             wall_seconds_total=timetable.wall_seconds(),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -438,8 +455,9 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     record = TrainRecord(
         **common,
         status="done",
-        **speed(log),
+        **speed(log, experiment, data),
         **measured,
+        peak_memory_bytes=timetable.peak_memory_bytes(),
         curve=timetable.curve,
         validations_done=len(timetable.curve),
         stopped_early=timetable.stopped_early,

@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from benchmark.config import (
-    ROOT,
     UserError,
     available,
     checked,
-    load_yaml,
     model_module,
     one_line,
     presets,
     task_module,
     unknown_name,
 )
+from benchmark.study import preset
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,9 @@ def _section(kind: str, name: str, options: Mapping[str, Any]) -> tuple[str, dic
     """Name of the model or task, and its options, from a preset's name or its own."""
     if name.endswith(".py") or name in available(f"{kind}s"):
         return name, dict(options)
-    if name not in presets(f"{kind}s"):
-        raise unknown_name(f"{kind}.name", name, [*available(f"{kind}s"), *presets(f"{kind}s")])
-    path = ROOT / "configs" / f"{kind}s" / f"{name}.yaml"
-    section = load_yaml(path).get(kind)
+    section = preset(f"{kind}s", name).get(kind)
     if not isinstance(section, dict) or not isinstance(section.get("name"), str):
-        raise UserError(f"{path}: needs a section {kind} with a name")
+        raise UserError(f"{kind}: preset {name} needs a section {kind} with a name")
     return section["name"], {key: value for key, value in section.items() if key != "name"} | dict(options)
 
 
@@ -162,6 +158,21 @@ def preflight_model(name: str, config: Any) -> None:
         outcome = outcome_of(check, [subject])
         if not outcome.ok:
             raise UserError(f"model.name: {outcome.message}")
+
+
+def preflight_task(name: str, config: Any, data_directory: Path) -> None:
+    """What is checked of a task of the user's own before anything is trained: all but its vocabulary.
+
+    Raises:
+        UserError: the task is not sound, in one line.
+    """
+    from benchmark.check.task import TASK_CHECKS, TaskUnderCheck
+
+    subject = TaskUnderCheck(name, config, data_directory)
+    for check in TASK_CHECKS[:-1]:
+        outcome = outcome_of(check, [subject])
+        if not outcome.ok:
+            raise UserError(f"task.name: {outcome.message}")
 
 
 def check_task(

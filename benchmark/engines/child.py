@@ -70,6 +70,10 @@ def run_child(run_folder: Path, options: RunOptions) -> int:
         from benchmark.check import preflight_model
 
         preflight_model(experiment.model_name, experiment.model)
+    if experiment.task_file_sha256 is not None:
+        from benchmark.check import preflight_task
+
+        preflight_task(experiment.task_name, experiment.task, options.data_directory)
     try:
         record = run_cell(experiment, folder.path, options)
     except (UserError, StorageError):

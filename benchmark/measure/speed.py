@@ -8,12 +8,11 @@ steps through the trainer.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.config import Experiment, RunOptions, UserError
+from benchmark.decoding import beam_search
 from benchmark.evaluation import Process
+from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
 from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
@@ -29,9 +30,10 @@ from benchmark.module import Seq2SeqModule, rate_factor, step_seed
 from benchmark.outcome import resolved_precision
 from benchmark.record import SpeedRecord, SpeedRow, take_provenance, threads_of
 from benchmark.trainer import build_model, choose_device, corpus_of, make_trainer, quiet
-from models import BEGIN, Seq2SeqModel
+from models import BEGIN, END, ModelConfig, Seq2SeqModel
 from tasks import TRAIN, Batch
 from tasks.data import batching
+from tasks.data.batching import Shapes
 from tasks.data.corpus import Corpus
 from tasks.data.module import DataModule
 
@@ -43,7 +45,7 @@ STEPS = 5
 """Training steps of a contestant in one round."""
 GENERATED_WORDS = 64
 """Words that generation is forced to produce, so that all models do equally much."""
-GENERATED_SENTENCES = 32
+GENERATION_BEAM = 4
 WITHOUT_CACHE = ", whole prefix again"
 PEAK_SIZE = 2048
 AGAIN = "train again"
@@ -62,6 +64,8 @@ class Contestant:
     """What the round produces, in `unit`s."""
     quantity: str
     unit: str
+    operations: float | None = None
+    """Of a round, in closed form, where it is the same in each."""
 
 
 class PlainLoop:
@@ -126,16 +130,17 @@ class _Rounds:
     def target_tokens(self, number: int) -> float:
         return sum(batch.target_tokens for batch in self.batches[number])
 
-    def operations(self, experiment: Experiment, vocabulary_size: int, number: int) -> float:
-        """Of both passes, by the model's closed form; padding counts but in the output projection."""
-        total = 0.0
-        for batch in self.batches[number]:
-            (rows, source), target = batch.source.shape, batch.target_in.shape[1]
-            theory = experiment.model.theory(vocabulary_size, source, target)
-            without_words = experiment.model.theory(0, source, target).operations
-            projection = (theory.operations - without_words) * batch.target_tokens / target
-            total += 3 * (rows * without_words + projection)
-        return total
+    def operations(self, experiment: Experiment, vocabulary_size: int, number: int) -> float | None:
+        """Of a round's steps; None for a model without a closed form."""
+        batches = self.batches[number]
+        shapes = Shapes(
+            sentences=np.array([len(batch.source) for batch in batches]),
+            source_length=np.array([batch.source.shape[1] for batch in batches]),
+            target_length=np.array([batch.target_in.shape[1] for batch in batches]),
+            target_tokens=np.array([batch.target_tokens for batch in batches]),
+        )
+        operations = training_operations(experiment.model, vocabulary_size, shapes)
+        return None if operations is None else float(operations.sum())
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
@@ -250,32 +255,62 @@ def _training(
 def _generation(
     name: str, experiment: Experiment, corpus: Corpus, device: torch.device, clock: Clock
 ) -> list[Contestant]:
-    """A model that generates with a full batch, one sentence alone, and a full batch without its cache."""
-    model = build_model(experiment, len(corpus.vocabulary)).to(device).eval()
+    """A model that generates with a full batch, one sentence alone, a full batch without its cache, and with
+    a beam.
+    """
+    size, evaluation = len(corpus.vocabulary), experiment.evaluation
+    model = build_model(experiment, size).to(device).eval()
     process = Process(device=device, precision=experiment.training.precision)
 
-    def contestant(sentences: int, generate: Callable[..., Tensor], what: str) -> Contestant:
-        source, mask = _sources(corpus, sentences, device)
-
+    def contestant(
+        phase: str, generate: Callable[[], object], words: float, operations: float | None = None
+    ) -> Contestant:
         def work(_: int) -> float:
             begin = clock.mark()
             with process.autocast():
-                generate(model, source, mask, GENERATED_WORDS)
+                generate()
             return clock.seconds(begin, clock.mark())
 
-        phase = f"generate {GENERATED_WORDS} words, batch {sentences}{what}"
-        amount = functools.partial(_constant, float(len(source) * GENERATED_WORDS))
-        return Contestant(name, phase, work, amount, "target_tokens_per_second", "tokens/s")
+        return Contestant(
+            name, phase, work, lambda _: words, "target_tokens_per_second", "tokens/s", operations
+        )
 
+    def greedily(sentences: int) -> Contestant:
+        source, mask = _sources(corpus, sentences, device)
+        return contestant(
+            f"generate {GENERATED_WORDS} words, batch {len(source)}",
+            partial(_cached, model, source, mask, GENERATED_WORDS),
+            len(source) * GENERATED_WORDS,
+            _generation_operations(experiment.model, size, source, GENERATED_WORDS),
+        )
+
+    source, mask = _sources(corpus, evaluation.batch_sentences, device)
+    search: Any = partial(beam_search, alpha=evaluation.length_penalty, extra_length=evaluation.extra_length)
+    together = greedily(evaluation.batch_sentences)
     return [
-        contestant(GENERATED_SENTENCES, _cached, ""),
-        contestant(1, _cached, ""),
-        contestant(GENERATED_SENTENCES, _whole_prefix, WITHOUT_CACHE),
+        together,
+        greedily(1),
+        contestant(
+            f"{together.phase}{WITHOUT_CACHE}",
+            partial(_whole_prefix, model, source, mask, GENERATED_WORDS),
+            len(source) * GENERATED_WORDS,
+        ),
+        contestant(
+            f"generate to the longest length, batch {len(source)}, beam {GENERATION_BEAM}",
+            partial(search, _Endless(model), source, mask, beam=GENERATION_BEAM),
+            int(mask.sum()) + len(source) * evaluation.extra_length,
+        ),
     ]
 
 
-def _constant(value: float, _: int) -> float:
-    return value
+def _generation_operations(
+    config: ModelConfig, vocabulary_size: int, source: Tensor, words: int
+) -> float | None:
+    """Of greedy generation with a cache: those of one forward pass, whose decoder sees each prefix once."""
+    try:
+        return float(len(source) * config.theory(vocabulary_size, source.shape[1], words).operations)
+    except NotImplementedError:
+        return None
 
 
 def _sources(corpus: Corpus, sentences: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -296,6 +331,20 @@ def _cached(model: Seq2SeqModel, source: Tensor, mask: Tensor, words: int) -> Te
         token = model.logits(hidden).argmax(-1)
         produced.append(token)
     return torch.stack(produced, 1)
+
+
+class _Endless(nn.Module):
+    """A model that never ends a sentence, so that a search runs to its limit."""
+
+    def __init__(self, model: Seq2SeqModel) -> None:
+        super().__init__()
+        self.encode, self.start, self.decode_step = model.encode, model.start, model.decode_step
+        self._logits = model.logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = self._logits(hidden)
+        logits[..., END] = -torch.inf
+        return logits
 
 
 @torch.inference_mode()
@@ -337,14 +386,16 @@ def _rows(
     baseline = next(iter(experiments))
     for one in contestants:
         key = (one.model, one.phase)
+        # A model of a user's may come without its closed form, and then without a limit.
+        operations = (
+            [rounds.operations(experiments[one.model], vocabulary_size, number) for number in range(ROUNDS)]
+            if one.phase == "train"
+            else [one.operations] * len(times[key])
+        )
+        limits = [count / peak for count in operations if count is not None]
+        if limits:
+            rows.append(row(one, "share_of_matrix_product_limit", "ratio", ratio(limits, times[key])))
         if one.phase == "train":
-            # A model of a user's may come without its closed form, and then without a limit.
-            with contextlib.suppress(NotImplementedError):
-                limits = [
-                    rounds.operations(experiments[one.model], vocabulary_size, number) / peak
-                    for number in range(ROUNDS)
-                ]
-                rows.append(row(one, "share_of_matrix_product_limit", "ratio", ratio(limits, times[key])))
             if one.model != baseline:
                 rows.append(
                     row(

@@ -340,7 +340,8 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
             Table(
                 title=f"{record.study}: speed of generation, {record.task_preset or record.task_name}",
                 heading=[
-                    "target tokens/s of untrained models, each made to produce the words that are named"
+                    "target tokens/s of untrained models, each made to produce as many words",
+                    "limit: the time that the matrix products alone take at the measured peak",
                 ],
                 columns=[
                     Column(title=("model",), is_text=True),
@@ -358,7 +359,9 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
 
 def _generation_title(phase: str, quantity: str, baseline: str) -> tuple[str, ...]:
     lines = [part.strip() for part in phase.removeprefix("generate ").split(",")]
-    return (*lines, "against", baseline) if quantity == "speed_ratio" else tuple(lines)
+    if quantity == "speed_ratio":
+        return (*lines, "against", baseline)
+    return (*lines, "share of limit") if quantity == "share_of_matrix_product_limit" else tuple(lines)
 
 
 def _speed_heading(record: SpeedRecord, found: dict[tuple[str, str, str, str], SpeedRow]) -> list[str]:

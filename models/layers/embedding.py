@@ -62,16 +62,17 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         share = smoothing / weight.shape[0]
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        matrix = weight.to(hidden.dtype)
         # Sums are taken in float32 at least: half precision cannot count that far.
         accurate = torch.promote_types(hidden.dtype, torch.float32)
-        weight_sum = weight.to(accurate).sum(0)
+        weight_sum = matrix.to(accurate).sum(0)
         hidden_sum = hidden.to(accurate).sum(0)
         loss = -share * (hidden_sum @ weight_sum) if smoothing else hidden.new_zeros((), dtype=accurate)
         hidden_gradient = torch.empty_like(hidden) if needs_gradient else None
         weight_gradient = torch.zeros_like(weight) if needs_gradient else None
         for begin in range(0, hidden.shape[0], chunk):
             part, word = hidden[begin : begin + chunk], target[begin : begin + chunk, None]
-            logits = (part @ weight.t()).to(accurate)
+            logits = (part @ matrix.t()).to(accurate)
             probability = torch.softmax(logits, -1)
             # The largest probability is at least 1 / V, so its logarithm is safe; that of the word is not.
             log_normaliser = logits.amax(-1) - probability.amax(-1).log()
@@ -80,8 +81,11 @@ class _CrossEntropy(torch.autograd.Function):
                 continue
             probability.scatter_add_(1, word, probability.new_full((len(word), 1), smoothing - 1))
             gradient = probability.to(part.dtype)
-            torch.mm(gradient, weight, out=hidden_gradient[begin : begin + chunk])
-            weight_gradient.addmm_(gradient.t(), part)
+            torch.mm(gradient, matrix, out=hidden_gradient[begin : begin + chunk])
+            if weight_gradient.dtype == part.dtype:
+                weight_gradient.addmm_(gradient.t(), part)
+            else:  # chunks are summed in the precision of the weights, whatever that of the products
+                weight_gradient += gradient.t() @ part
         if smoothing and hidden_gradient is not None and weight_gradient is not None:
             hidden_gradient -= (share * weight_sum).to(hidden.dtype)
             weight_gradient -= (share * hidden_sum).to(weight.dtype)
@@ -102,11 +106,11 @@ def cross_entropy(
 
     `hidden` (N, D), `weight` (V, D). Memory is one `chunk` of logits in place of three times all of them.
     Backward works once only in the sense of autograd: no second derivatives. Under autocast the products run
-    in its precision and the normaliser in float32.
+    in its precision, the normaliser and the sums in float32.
     """
     if torch.is_autocast_enabled(hidden.device.type):
         precision = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight = hidden.to(precision), weight.to(precision)
+        hidden = hidden.to(precision)
     with torch.autocast(hidden.device.type, enabled=False):
         return _CrossEntropy.apply(hidden, weight, target, smoothing, chunk)
 

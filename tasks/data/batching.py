@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,17 @@ from tasks.data.vocabulary import BEGIN, PADDING
 
 LENGTH_BITS = LONGEST_TOKENS.bit_length()
 """Three lengths of 14 bits leave 22 bits of the sort key for chance."""
+
+
+class Shapes(NamedTuple):
+    """What N global batches look like, each (N,) int64."""
+
+    sentences: NDArray[np.int64]
+    source_length: NDArray[np.int64]
+    """Of the longest source, END included."""
+    target_length: NDArray[np.int64]
+    target_tokens: NDArray[np.int64]
+    """Words of the targets, END included, padding left out."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,23 @@ class Batching:
         # Raw words of the generator, whose stream numpy promises to keep; its `shuffle` may change.
         batches = np.argsort(random.random_raw(len(self)), kind="stable")
         return Plan(order, self.boundaries[:-1][batches], self.boundaries[1:][batches])
+
+    def shapes(self, steps: int) -> Shapes:
+        """Of the batches of the first `steps` steps."""
+        parts = [self._shapes(self.epoch(epoch)) for epoch in range(-(-steps // len(self)))]
+        return Shapes(*(np.concatenate(values)[:steps] for values in zip(*parts, strict=True)))
+
+    def _shapes(self, plan: Plan) -> Shapes:
+        source, target = self.source_lengths[plan.order], self.target_lengths[plan.order]
+        # `reduceat` sums from each index to the next one, and batches lie end to end in the sorted sequence.
+        cuts = self.boundaries[:-1]
+        number = np.searchsorted(cuts, plan.starts)
+        return Shapes(
+            sentences=(plan.ends - plan.starts).astype(np.int64),
+            source_length=np.maximum.reduceat(source, cuts)[number].astype(np.int64),
+            target_length=np.maximum.reduceat(target, cuts)[number].astype(np.int64),
+            target_tokens=np.add.reduceat(target, cuts, dtype=np.int64)[number],
+        )
 
     def in_order(self) -> Plan:
         """Every pair once, longest batch first, so that a batch too large for the device fails at once."""

@@ -22,20 +22,20 @@ TIMEOUT_SECONDS = 30.0
 ELSEWHERE = "or put the file into a folder and name that with --data-dir or SEQBENCH_DATA"
 
 
-def find_data_directory(named: str | None) -> Path:
+def find_data_directory(named: Path | None) -> Path:
     """The folder that `--data-dir` names, else SEQBENCH_DATA, else seqbench's own in the user's cache.
 
     Raises:
         ValueError: a folder that was named does not exist.
     """
-    source, name = "--data-dir", named
-    if not name:
-        source, name = "SEQBENCH_DATA", os.environ.get("SEQBENCH_DATA")
-    if not name:
+    source, folder = "--data-dir", named
+    if folder is None and os.environ.get("SEQBENCH_DATA"):
+        source, folder = "SEQBENCH_DATA", Path(os.environ["SEQBENCH_DATA"])
+    if folder is None:
         return user_cache_path("seqbench") / "data"
-    if not Path(name).is_dir():
-        raise ValueError(f"{source}: there is no folder {name}")
-    return Path(name)
+    if not folder.is_dir():
+        raise ValueError(f"{source}: there is no folder {folder}")
+    return folder
 
 
 def content_sha256(path: Path) -> str:

@@ -119,7 +119,7 @@ MISTAKES = [
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--study", "../x"],
      "seqbench: study: '../x' cannot name a folder; use 1 to 64 of A-Z a-z 0-9 . _ - and no dot in front\n"),
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--data-dir", "/nowhere"],
-     "seqbench: /nowhere: no such data folder\n"),
+     "seqbench: --data-dir: there is no folder /nowhere\n"),
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--results", "/proc/x"],
      "seqbench: /proc/x/try-reverse: cannot be made: No such file or directory\n"),
     (["run", "/nowhere/study.yaml"],
@@ -127,6 +127,8 @@ MISTAKES = [
     (["report", "a-studi", "--results", "RESULTS"],
      "seqbench: study: RESULTS: no 'a-studi'; did you mean 'a-study'?; there are: a-study\n"),
     (["report", "/nowhere/x"], "seqbench: /nowhere/x: no such study\n"),
+    (["report", "a-study", "--results", "RESULTS", "--output", "/nowhere/x.md"],
+     "seqbench: --output: there is no folder /nowhere\n"),
 ]  # fmt: skip
 
 
@@ -137,6 +139,35 @@ def test_a_mistake_costs_one_line_and_ends_with_2(arguments, text, results):
         arguments += ["--results", str(results)]
     assert inside(*arguments) == (2, "", text.replace("RESULTS", str(results)))
     assert [path.name for path in results.iterdir()] == ["a-study"]
+
+
+BAD_DATA = {
+    "unequal": ("valid.de", b"a\n" * 3, "FOLDER/valid.en has 20 lines but FOLDER/valid.de has 3; the first 3 "
+                "lines look like pairs; pairs must stand on equal lines"),
+    "not UTF-8": ("train.de", b"a b\n" * 9 + b"\xff\n" * 11,
+                  "FOLDER/train.de:10:1: not UTF-8 (byte 0xff); convert the file to UTF-8"),
+    "empty": ("test.en", b"", "FOLDER/test.en: is empty"),
+    "blank": ("train.en", b"\n" * 20,
+              "train: no pair is left (20 with an empty side, 0 with more than data.maximum_tokens=256)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "text"), BAD_DATA.values(), ids=BAD_DATA)
+def test_bad_data_costs_one_line_and_leaves_the_run_to_be_made(name, content, text, tmp_path):
+    for split in ("train", "valid", "test"):
+        for language in ("en", "de"):
+            (tmp_path / f"{split}.{language}").write_bytes(b"a b c d\n" * 20)
+    (tmp_path / name).write_bytes(content)
+    ended = seqbench(
+        "run", "model=lstm-small", "task.name=parallel_text", "task.train=train", "task.validation=valid",
+        "task.test=test", "task.source=en", "task.target=de", "task.vocabulary=symbols", "training.steps=1",
+        "training.precision=float32", "--data-dir", tmp_path, "--results", tmp_path / "results",
+        "--study", "s", "--wandb", "disabled", XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines()[-1] == f"seqbench: {text.replace('FOLDER', str(tmp_path))}"
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+    assert not list(tmp_path.glob("results/s/runs/*/record.json"))
 
 
 @pytest.mark.parametrize("loader", ["!!python/object/apply:os.system", "!!python/name:os.system"])

@@ -163,7 +163,7 @@ def offline_run_configs(folder):
 def test_an_offline_run_carries_study_id_tags_and_the_nested_config(wandb_folders):
     import wandb
 
-    logger = lightning_logger(
+    logger, mode = lightning_logger(
         "offline",
         study="a-study",
         run_id="0123456789abcdef",
@@ -171,7 +171,7 @@ def test_an_offline_run_carries_study_id_tags_and_the_nested_config(wandb_folder
         directory=wandb_folders / "run",
         device_class="cpu",
     )
-    assert logger is not None
+    assert logger is not None and mode == "offline"
     logger.log_metrics({"train/loss": 1.0}, step=1)
     wandb.finish()
     (run,) = offline_run_configs(wandb_folders / "run")
@@ -185,7 +185,7 @@ def test_an_offline_run_carries_study_id_tags_and_the_nested_config(wandb_folder
 def test_disabled_makes_nothing(wandb_folders):
     folder = wandb_folders / "run"
     arguments = {"study": "s", "run_id": "x", "experiment_document": DOCUMENT, "directory": folder}
-    assert lightning_logger("disabled", device_class="cpu", **arguments) is None
+    assert lightning_logger("disabled", device_class="cpu", **arguments) == (None, "disabled")
     assert not folder.exists()
 
 
@@ -197,7 +197,7 @@ def test_a_server_that_refuses_the_run_leaves_it_offline(wandb_folders, refusing
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(tracking, "START_SECONDS", 3.0)
     started = time.perf_counter()
-    logger = lightning_logger(
+    logger, mode = lightning_logger(
         "online",
         study="a-study",
         run_id="0123456789abcdef",
@@ -206,7 +206,7 @@ def test_a_server_that_refuses_the_run_leaves_it_offline(wandb_folders, refusing
         device_class="cpu",
     )
     assert time.perf_counter() - started < 15
-    assert logger is not None
+    assert logger is not None and mode == "offline"
     logger.log_metrics({"train/loss": 1.0}, step=1)
     wandb.finish()
     assert list((wandb_folders / "run").glob("wandb/offline-run-*/*.wandb"))

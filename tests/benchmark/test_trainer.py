@@ -335,7 +335,7 @@ def test_a_logger_that_fails_changes_no_result(tmp_path: Path, monkeypatch: pyte
             pass
 
     alone = run(experiment("lstm"), tmp_path / "alone")
-    monkeypatch.setattr(tracking, "lightning_logger", lambda *_, **__: Broken())
+    monkeypatch.setattr(tracking, "lightning_logger", lambda *_, **__: (Broken(), "offline"))
     logged = run(experiment("lstm"), tmp_path / "logged")
     assert alone is not None and logged is not None
     assert identity(alone) == identity(logged)

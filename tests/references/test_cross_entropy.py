@@ -63,3 +63,15 @@ def test_large_logits_do_not_overflow():
     loss = cross_entropy(hidden, weight, torch.tensor([1]), 0.0)
     assert loss.item() == 1000.0
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(loss, [hidden, weight]))
+
+
+def test_under_autocast_chunks_are_summed_in_the_precision_of_the_weights():
+    """512 equal chunks: a sum in bfloat16 stops growing at 256 times a chunk's gradient."""
+    hidden, weight = torch.randn(1, 4).expand(512, 4), torch.randn(6, 4, requires_grad=True)
+    target = torch.full((512,), 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = cross_entropy(hidden, weight, target, 0.0, chunk=1)
+    (got,) = torch.autograd.grad(loss, weight)
+    exact = weight.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(naive_cross_entropy(hidden[:1].double(), exact, target[:1], 0.0), exact)
+    torch.testing.assert_close(got.double(), 512 * expected, rtol=0.03, atol=0.03 * 512)

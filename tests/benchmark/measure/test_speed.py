@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmark.config import UserError
 from benchmark.measure import speed
+from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
 from benchmark.trainer import build_model, corpus_of
+from models import ModelConfig
 from tasks.data import batching
+from tasks.data.batching import Shapes
 from tasks.data.module import DataModule
 from tests.benchmark.training_run import experiment, options
 
@@ -79,6 +83,7 @@ def test_a_speed_record_names_every_model_and_its_baselines(
         assert (name, "train", "share_of_matrix_product_limit", None) in found
         assert (name, "train", "speed_ratio", "plain form") in found
         assert (name, "generate", "speed_ratio", "whole prefix decoded again") in found
+        assert (name, "generate", "share_of_matrix_product_limit", None) in found
     assert ("lstm", "train", "speed_ratio", "transformer") in found
     assert ("transformer", "train", "noise_floor", "transformer, itself") in found
     assert ("transformer", "train", "trainer_speed_ratio", "plain loop") in found
@@ -110,3 +115,28 @@ def test_operations_are_those_of_the_batches(tmp_path: Path) -> None:
         expected += 3 * rows * (model.encoder_layers * encoder + model.decoder_layers * decoder)
         expected += 3 * 2 * batch.target_tokens * width * size
     assert rounds.operations(replace(one), size, 0) == pytest.approx(expected)
+
+
+def test_operations_planned_are_those_of_the_batches_that_come(tmp_path: Path) -> None:
+    """Over more than an epoch, batch by batch."""
+    one = experiment("lstm")
+    _, corpus = corpus_of(one, tmp_path, tmp_path)
+    data = DataModule(corpus, batch_tokens=300, seed=3)
+    steps = len(data.training) + 5
+    shapes = data.training.shapes(steps)
+    operations = training_operations(one.model, len(corpus.vocabulary), shapes)
+    assert operations is not None
+    assert len(operations) == steps
+    for step, batch in zip(range(steps), data.train_dataloader(), strict=False):
+        (rows, source), target = batch.source.shape, batch.target_in.shape[1]
+        assert tuple(values[step] for values in shapes) == (rows, source, target, batch.target_tokens)
+        body = one.model.theory(0, source, target).operations
+        word = (one.model.theory(len(corpus.vocabulary), source, target).operations - body) / target
+        assert operations[step] == pytest.approx(3 * (rows * body + batch.target_tokens * word))
+
+
+def test_a_model_without_a_closed_form_has_no_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = experiment("lstm").model
+    monkeypatch.setattr(type(config), "theory", ModelConfig.theory)
+    shape = np.array([3])
+    assert training_operations(config, 10, Shapes(shape, shape, shape, shape)) is None

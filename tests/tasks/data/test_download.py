@@ -252,7 +252,7 @@ def test_the_data_directory_is_the_named_one_then_the_variable_then_the_cache(
     named.mkdir()
     variable.mkdir()
     monkeypatch.setenv("SEQBENCH_DATA", str(variable))
-    assert find_data_directory(str(named)) == named
+    assert find_data_directory(named) == named
     assert find_data_directory(None) == variable
     monkeypatch.delenv("SEQBENCH_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -261,7 +261,7 @@ def test_the_data_directory_is_the_named_one_then_the_variable_then_the_cache(
 
 def test_a_data_directory_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=f"^--data-dir: there is no folder {tmp_path}/nowhere$"):
-        find_data_directory(f"{tmp_path}/nowhere")
+        find_data_directory(tmp_path / "nowhere")
     monkeypatch.setenv("SEQBENCH_DATA", f"{tmp_path}/gone")
     with pytest.raises(ValueError, match=f"^SEQBENCH_DATA: there is no folder {tmp_path}/gone$"):
         find_data_directory(None)
