@@ -92,28 +92,12 @@ def run_child(run_folder: Path, options: RunOptions) -> int:
 
 
 def resolve_child(documents: Sequence[dict[str, Any]], options: RunOptions) -> list[dict[str, Any]]:
-    """Experiments as documents, their budgets turned into steps and their precision chosen on this device.
+    """Experiments as documents, their budgets turned into steps and their precision chosen on this device."""
+    from benchmark.resolution import resolve
 
-    Precision is measured once: two models of a study never differ in it by the noise of a measurement.
-    """
-    from benchmark.resolution import measured_precision, resolve
-    from benchmark.trainer import choose_device
-
-    device = choose_device(options.device)
     # Whoever asked for these has named their files, and the hashes are checked.
     experiments = [experiment_from(document, files_allowed=True) for document in documents]
-    if any(experiment.training.precision == "auto" for experiment in experiments):
-        precision = measured_precision(device)
-        experiments = [
-            dataclasses.replace(
-                experiment, training=experiment.training.model_copy(update={"precision": precision})
-            )
-            if experiment.training.precision == "auto"
-            else experiment
-            for experiment in experiments
-        ]
-    known: dict[str, float] = {}
-    return [resolve(experiment, options, known).document() for experiment in experiments]
+    return [experiment.document() for experiment in resolve(experiments, options)]
 
 
 def run_speed_child(run_folder: Path, options: RunOptions) -> int:

@@ -117,7 +117,7 @@ class _PlainFormLoop(PlainLoop):
         return loss
 
 
-class _Rounds:
+class TimedBatches:
     """The batches of every round, the same for all contestants, and the work done on them."""
 
     def __init__(self, data: DataModule, device: torch.device, rounds: int, seed: int) -> None:
@@ -126,6 +126,17 @@ class _Rounds:
         chosen = random.Random(seed).choices(range(len(plan)), k=rounds * STEPS)
         batches = [_to(batching.collate(split, plan[number], rank=0, world=1), device) for number in chosen]
         self.batches = [batches[number * STEPS : (number + 1) * STEPS] for number in range(rounds)]
+
+    def timed(self, loop: PlainLoop, clock: Clock) -> Callable[[int], float]:
+        """Seconds that the loop takes for a round's batches."""
+
+        def work(number: int) -> float:
+            begin = clock.mark()
+            for batch in self.batches[number]:
+                loop.step(batch)
+            return clock.seconds(begin, clock.mark())
+
+        return work
 
     def target_tokens(self, number: int) -> float:
         return sum(batch.target_tokens for batch in self.batches[number])
@@ -175,7 +186,7 @@ def measure_speed(
     _, corpus = corpus_of(first, options.data_directory, options.cache_directory)
     data = DataModule(corpus, batch_tokens=first.data.batch_tokens, seed=first.seed)
     clock = Clock(device)
-    rounds = _Rounds(data, device, ROUNDS, first.seed)
+    rounds = TimedBatches(data, device, ROUNDS, first.seed)
     trained, generated = [_peak(device, clock, first.training.precision)], []
     for name, experiment in experiments.items():
         trained += _training(name, experiment, corpus, rounds, device, clock)
@@ -230,19 +241,19 @@ def _timed(contestants: Sequence[Contestant], *, rounds: int) -> dict[tuple[str,
 
 
 def _training(
-    name: str, experiment: Experiment, corpus: Corpus, rounds: _Rounds, device: torch.device, clock: Clock
+    name: str,
+    experiment: Experiment,
+    corpus: Corpus,
+    rounds: TimedBatches,
+    device: torch.device,
+    clock: Clock,
 ) -> list[Contestant]:
     """A model and its plain form, in training."""
     size = len(corpus.vocabulary)
     experiment = replace(experiment, training=experiment.training.model_copy(update={"steps": 10**6}))
 
     def contestant(phase: str, loop: PlainLoop) -> Contestant:
-        def work(number: int) -> float:
-            begin = clock.mark()
-            for batch in rounds.batches[number]:
-                loop.step(batch)
-            return clock.seconds(begin, clock.mark())
-
+        work = rounds.timed(loop, clock)
         return Contestant(name, phase, work, rounds.target_tokens, "target_tokens_per_second", "tokens/s")
 
     found = [contestant("train", PlainLoop(experiment, build_model(experiment, size), device, fused=True))]
@@ -362,7 +373,7 @@ def _rows(
     contestants: Sequence[Contestant],
     times: dict[tuple[str, str], list[float]],
     experiments: dict[str, Experiment],
-    rounds: _Rounds,
+    rounds: TimedBatches,
     vocabulary_size: int,
 ) -> list[SpeedRow]:
     def row(one: Contestant, quantity: str, unit: str, interval: Interval, **conditions: Any) -> SpeedRow:

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 
 from benchmark import checkpoint, tracking, trainer
 from benchmark.config import UserError
+from benchmark.measure.speed import PlainLoop, TimedBatches
 from benchmark.measure.steps import StepLog
 from benchmark.module import Seq2SeqModule, rate_factor, step_seed
 from benchmark.resolution import resolve
@@ -220,9 +221,9 @@ def test_validations_are_evenly_spaced_and_the_last_is_at_the_end(steps: int, va
 
 
 def test_budgets_become_steps(tmp_path: Path) -> None:
-    in_epochs = resolve(experiment("lstm", training={"steps": None, "epochs": 2.0}), options(tmp_path))
-    tokens = resolve(experiment("lstm", training={"steps": None, "tokens": 1000}), options(tmp_path))
-    seconds = resolve(experiment("lstm", training={"steps": None, "seconds": 2.0}), options(tmp_path))
+    budgets = [{"epochs": 2.0}, {"tokens": 1000}, {"seconds": 2.0}]
+    asked = [experiment("lstm", training={"steps": None, **budget}) for budget in budgets]
+    in_epochs, tokens, seconds = resolve(asked, options(tmp_path))
     assert in_epochs.training.steps is not None and tokens.training.steps is not None
     record = run(experiment("lstm", training={"steps": tokens.training.steps, "validations": 1}), tmp_path)
     one_less = run(
@@ -235,6 +236,31 @@ def test_budgets_become_steps(tmp_path: Path) -> None:
     assert passes.train_sentences == 2 * (passes.training_pairs or 0)
     assert seconds.training.budget == "steps"
     assert (seconds.training.steps or 0) > 1
+
+
+def test_a_machine_that_slows_down_takes_from_all_models_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of the LSTM take twice those of the Transformer, the machine gets ten times slower, and one round
+    in ten has a hiccup.
+    """
+    calls = 0
+
+    def seconds(loop: PlainLoop) -> float:
+        nonlocal calls
+        calls += 1
+        drift, hiccup = 1 + 0.15 * calls, 30 if calls % 10 == 7 else 1
+        return 5 * (2.0 if "LSTM" in type(loop.model).__name__ else 1.0) * drift * hiccup
+
+    monkeypatch.setattr(TimedBatches, "timed", lambda self, loop, clock: lambda number: seconds(loop))
+    asked = [
+        experiment(name, training={"steps": None, "seconds": 1e6, "learning_rate": rate})
+        for name in ("transformer", "lstm")
+        for rate in (0.1, 0.2)
+    ]
+    steps = [one.training.steps or 0 for one in resolve(asked, options(tmp_path))]
+    assert steps[0] == steps[1] and steps[2] == steps[3], "the learning rate does not decide the speed"
+    assert steps[0] == pytest.approx(2 * steps[2], rel=0.05)
 
 
 def test_learning_rates_follow_their_formulas() -> None:

@@ -104,7 +104,7 @@ def test_operations_are_those_of_the_batches(tmp_path: Path) -> None:
     """Against a count of every batch by hand: three passes, padding included, projection of words alone."""
     one = experiment("transformer")
     _, corpus = corpus_of(one, tmp_path, tmp_path)
-    rounds = speed._Rounds(DataModule(corpus, batch_tokens=300, seed=0), torch.device("cpu"), 1, 0)
+    rounds = speed.TimedBatches(DataModule(corpus, batch_tokens=300, seed=0), torch.device("cpu"), 1, 0)
     size, width, expected = len(corpus.vocabulary), 16, 0.0
     model: Any = one.model
     for batch in rounds.batches[0]:

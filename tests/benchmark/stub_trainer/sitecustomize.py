@@ -59,12 +59,15 @@ def _choose_device(name):
     return torch.device("cpu")
 
 
-def _resolve(experiment, options, known):
+def _resolve(experiments, options):
     import dataclasses
 
-    steps = experiment.training.steps or int(10 * experiment.training.seconds)
-    update = {"steps": steps, "seconds": None, "precision": "float32"}
-    return dataclasses.replace(experiment, training=experiment.training.model_copy(update=update))
+    resolved = []
+    for one in experiments:
+        steps = one.training.steps or int(10 * one.training.seconds)
+        update = {"steps": steps, "seconds": None, "precision": "float32"}
+        resolved.append(dataclasses.replace(one, training=one.training.model_copy(update=update)))
+    return resolved
 
 
 def _measure_speed(experiments, options, run_id, *, overhead):
@@ -85,7 +88,7 @@ _MODULES = {
         "Interrupted": _Interrupted,
         "choose_device": _choose_device,
     },
-    "benchmark.resolution": {"resolve": _resolve, "measured_precision": lambda device: "float32"},
+    "benchmark.resolution": {"resolve": _resolve},
 }
 
 
