@@ -99,8 +99,8 @@ def seconds_per_step(experiments: Sequence[Experiment], options: RunOptions) -> 
     """Seconds of a training step of each, on this device, timed in interleaved, shuffled rounds.
 
     Those of one task and batch size train on the same batches in a round. A machine whose speed drifts then
-    slows all of them alike: what one takes against the others is the median over rounds, and the level is
-    the mean, since batches differ.
+    slows all of them alike: what one takes against the others is the median over rounds, and so is the level,
+    which other load for less than half of the time then leaves as it is.
     """
     quiet()
     device = choose_device(options.device)
@@ -121,7 +121,7 @@ def seconds_per_step(experiments: Sequence[Experiment], options: RunOptions) -> 
         return []
     taken = interleaved(works, rounds=CALIBRATION_ROUNDS, warmup=2, seed=0)
     together = [statistics.geometric_mean(round_) for round_ in zip(*taken.values(), strict=True)]
-    level = statistics.fmean(together) / STEPS
+    level = statistics.median(together) / STEPS
     share = {
         key: statistics.median(value / all_ for value, all_ in zip(values, together, strict=True))
         for key, values in taken.items()

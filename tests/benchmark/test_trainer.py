@@ -221,7 +221,7 @@ def test_validations_are_evenly_spaced_and_the_last_is_at_the_end(steps: int, va
 
 
 def test_budgets_become_steps(tmp_path: Path) -> None:
-    budgets = [{"epochs": 2.0}, {"tokens": 1000}, {"seconds": 2.0}]
+    budgets: list[dict[str, Any]] = [{"epochs": 2.0}, {"tokens": 1000}, {"seconds": 2.0}]
     asked = [experiment("lstm", training={"steps": None, **budget}) for budget in budgets]
     in_epochs, tokens, seconds = resolve(asked, options(tmp_path))
     assert in_epochs.training.steps is not None and tokens.training.steps is not None
