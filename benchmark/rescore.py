@@ -52,28 +52,15 @@ def rescore(study_folder: Path, data_directory: Path, *, trust_code: bool = Fals
         UserError: the study or its records cannot be read, or a task cannot give its references.
     """
     contents = StudyFolder(study_folder.resolve().parent, study_folder.resolve().name).contents()
-    references: dict[tuple[Path, str], list[str]] = {}
+    references = References(study_folder, data_directory, trust_code=trust_code)
     result: list[Rescored] = []
     for record in contents.records:
         if not isinstance(record, TrainRecord) or not record.hypotheses_sha256:
             continue
         run_folder = study_folder / "runs" / record.run_id
-        task = record.experiment.get("task")
-        if not isinstance(task, Mapping):
-            raise UserError(f"{run_folder / 'record.json'}: its experiment has no task")
-        folder = texts_folder(
-            study_folder, task, version=record.task_version, fingerprint=record.task_fingerprint
-        )
         mine: list[Rescored] = []
         for split in record.hypotheses_sha256:
-            if (folder, split) not in references:
-                kept = kept_references(folder, split)
-                references[folder, split] = (
-                    kept
-                    if kept is not None
-                    else _from_task(record, split, data_directory, trust_code=trust_code)
-                )
-            mine += _rescored(record, split, run_folder, references[folder, split])
+            mine += scores_again(record, split, run_folder, references.of(record, split))
         scores = [asdict(score) for score in mine]
         text = json.dumps({"run_id": record.run_id, "scores": scores}, indent=1, allow_nan=False) + "\n"
         write_atomic(run_folder / "scores.json", text.encode())
@@ -81,9 +68,45 @@ def rescore(study_folder: Path, data_directory: Path, *, trust_code: bool = Fals
     return result
 
 
+class References:
+    """The references of a study's splits, each read once: from its own texts, else from the task.
+
+    Args:
+        study_folder: the study.
+        data_directory: where tasks whose texts may not be copied have their data.
+        trust_code: whether a task's file outside the repository may run that only a record names.
+    """
+
+    def __init__(self, study_folder: Path, data_directory: Path, *, trust_code: bool = False) -> None:
+        self.study_folder = study_folder
+        self.data_directory = data_directory
+        self.trust_code = trust_code
+        self._read: dict[tuple[Path, str], list[str]] = {}
+
+    def of(self, record: TrainRecord, split: str) -> list[str]:
+        """The references of a run's split.
+
+        Raises:
+            UserError: they are not kept, and the task cannot give them or has others now.
+        """
+        task = record.experiment.get("task")
+        if not isinstance(task, Mapping):
+            path = self.study_folder / "runs" / record.run_id / "record.json"
+            raise UserError(f"{path}: its experiment has no task")
+        folder = texts_folder(
+            self.study_folder, task, version=record.task_version, fingerprint=record.task_fingerprint
+        )
+        if (folder, split) not in self._read:
+            kept = kept_references(folder, split)
+            if kept is None:
+                kept = _from_task(record, split, self.data_directory, trust_code=self.trust_code)
+            self._read[folder, split] = kept
+        return self._read[folder, split]
+
+
 def _from_task(record: TrainRecord, split: str, data_directory: Path, *, trust_code: bool) -> list[str]:
     """The references of a split as the task gives them now; refused where its data are others."""
-    section: dict[str, Any] = dict(record.experiment["task"])  # type: ignore[arg-type]  # checked by the caller
+    section: dict[str, Any] = dict(record.experiment["task"])  # type: ignore[arg-type]  # checked by `References`
     loaded = task_module(str(section.pop("name", "")), files_allowed=trust_code)
     config = checked("task", loaded.module.Config, section)
     where = f"run {record.run_id}: task {record.task_name}"
@@ -103,7 +126,8 @@ def _from_task(record: TrainRecord, split: str, data_directory: Path, *, trust_c
         raise error if isinstance(error, UserError) else UserError(f"{where}: {error}") from error
 
 
-def _rescored(record: TrainRecord, split: str, run_folder: Path, references: list[str]) -> list[Rescored]:
+def scores_again(record: TrainRecord, split: str, run_folder: Path, references: list[str]) -> list[Rescored]:
+    """The scores of one split of a run, made again from its stored output."""
     path = hypotheses_path(run_folder, split)
     scores = [score for score in record.scores if score.split == split]
     try:
