@@ -2,7 +2,7 @@
 them.
 
 Exit codes: 0 as asked; 1 internal; 2 the user's input, in one line; 3 finished, but something failed or was
-left out; 4 a check or a replay did not hold; 130 interrupted; 143 terminated.
+left out; 4 a check, a threshold or a replay did not hold; 5 nothing matched; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ import typer
 
 if TYPE_CHECKING:
     from benchmark.config import RunOptions
-    from benchmark.engines.local import Supervisor
+    from benchmark.record import Record, TrainRecord
+    from benchmark.report.layout import Table
+    from benchmark.report.study_results import StudyResults
+    from benchmark.request import Chosen, Request
     from benchmark.store import StudyFolder
-    from benchmark.study import FrozenCell, Made, Request
+    from benchmark.study import Made
 
 app = typer.Typer(
     name="seqbench",
@@ -171,14 +174,20 @@ def run(
     ] = None,
     wandb: Annotated[Wandb, typer.Option(help="Where wandb keeps its mirror of the runs.")] = Wandb.auto,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and run none.")] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast/--keep-going", help="Whether the first failed run ends the study.")
+    ] = False,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> int:
     from benchmark.config import RunOptions
+    from benchmark.request import request_from
     from benchmark.store import StudyFolder
-    from benchmark.study import request_from
 
-    request = request_from(what, study=study, trust_code=trust_code)
+    def ask(chosen: Chosen | None) -> Request:
+        return request_from(what, study=study, trust_code=trust_code, chosen=chosen)
+
+    request = ask(None)
     folder = StudyFolder(results, request.study)
     if dry_run:
         _show_cells(request, folder, as_json)
@@ -194,7 +203,9 @@ def run(
         progress=sys.stderr.isatty(),
         study=request.study,
     )
-    return _run_study(request, folder, options, as_json)
+    given = _record_to_replay(what, folder)
+    code = _run_study(ask, folder, options, as_json, fail_fast)
+    return max(code, _say_reproduction(given, request, folder)) if given and code in (0, 3) else code
 
 
 app.command("run", help=_RUN_HELP)(run)
@@ -211,30 +222,29 @@ def _data_directory(given: Path | None) -> Path:
         raise UserError(str(error)) from None
 
 
-def _run_study(request: Request, folder: StudyFolder, options: RunOptions, as_json: bool) -> int:
+def _run_study(
+    ask: Callable[[Chosen | None], Request],
+    folder: StudyFolder,
+    options: RunOptions,
+    as_json: bool,
+    fail_fast: bool,
+) -> int:
     import dataclasses
 
     from benchmark import tracking
     from benchmark.config import UserError
-    from benchmark.engines.local import ChildFailed, Interrupted, Refused, Supervisor, resolve
-    from benchmark.study import make, remaining
+    from benchmark.engines.local import ChildFailed, Interrupted, Refused
+    from benchmark.running import StudyRun
 
     folder.prepare()
     try:
         mode, why = tracking.choose_mode(options.wandb)
     except ValueError as error:
         raise UserError(str(error)) from None
+    say(why)
     options = dataclasses.replace(options, wandb=mode)
-    supervisor = Supervisor()
     try:
-        with supervisor.handling_signals():
-            made = make(request, folder, lambda experiments: resolve(supervisor, experiments, options))
-            todo = remaining(made, folder) if "train" in made.measure else []
-            _say_plan(folder, made, len(todo))
-            if todo:
-                say(why)
-            refused = _run_cells(supervisor, folder, todo, options)
-            speed_failed = _run_speed(supervisor, folder, made, options)
+        outcome = StudyRun(ask, folder, options, say=say, fail_fast=fail_fast).run()
     except Interrupted as error:
         say(f"{error}; started again, the study goes on where it stopped")
         return error.exit_code
@@ -244,9 +254,36 @@ def _run_study(request: Request, folder: StudyFolder, options: RunOptions, as_js
         say(str(error))
         return 1
     _mirror(folder, options)
-    if todo and refused == len(todo):
+    if outcome.exit_code == 2:
         return 2
-    return max(_show_results(folder, made, as_json), 3 if refused or speed_failed else 0)
+    unhappy = _show_results(folder, outcome.made, as_json)
+    return outcome.exit_code or (3 if unhappy else 0)
+
+
+def _record_to_replay(what: Sequence[str], folder: StudyFolder) -> TrainRecord | None:
+    """The record that is to be run again, read before anything runs; None where WHAT is something else."""
+    from benchmark.record import read_record
+
+    path = next((Path(one) for one in what if "=" not in one and one.endswith(".json")), None)
+    record = read_record(path) if path is not None else None
+    if path is None or record is None or record.kind != "train":
+        return None
+    # A record is no evidence of itself.
+    own = folder.path / "runs" / record.run_id / path.name
+    return None if path.resolve() == own.resolve() else record
+
+
+def _say_reproduction(given: TrainRecord, request: Request, folder: StudyFolder) -> int:
+    from benchmark.report.escaping import for_terminal
+    from benchmark.report.reproduction import reproduction
+
+    again = folder.run(request.cells[0].experiment.run_id()).record()
+    if again is None or again.kind != "train":
+        return 0
+    result = reproduction(given, again)
+    for line in result.lines:
+        say(for_terminal(line))
+    return 4 if result.holds is False else 0
 
 
 def _mirror(folder: StudyFolder, options: RunOptions) -> None:
@@ -262,90 +299,43 @@ def _mirror(folder: StudyFolder, options: RunOptions) -> None:
         say(one_line(f"wandb has no table of this study: {type(error).__name__}: {error}"))
 
 
-def _say_plan(folder: StudyFolder, made: Made, todo: int) -> None:
-    there = len(made.cells) - todo
-    parts = [f"{len(made.cells)} runs", f"{there} done" if there else "", f"{todo} to do"]
-    text = f"{folder.path}: {', '.join(part for part in parts if part)}"
-    if made.others:
-        text += f"; {made.others} of earlier requests are kept"
-    say(text)
-
-
-def _run_cells(
-    supervisor: Supervisor, folder: StudyFolder, todo: Sequence[FrozenCell], options: RunOptions
-) -> int:
-    """Run what is missing; how many runs a mistake of the user kept from starting."""
-    from benchmark.engines.local import Refused, run_cell
-
-    refused = 0
-    for number, cell in enumerate(todo, start=1):
-        name = f"{cell.model_preset}, {cell.task_preset}, seed {cell.experiment.seed}"
-        say(f"[{number}/{len(todo)}] {name} (run {cell.run_id})")
-        try:
-            record = run_cell(supervisor, cell, folder, options)
-        except Refused:
-            refused += 1
-            continue
-        if record.status != "done":
-            say(f"run {cell.run_id} {record.status}: {record.failure}")
-    return refused
-
-
-def _run_speed(supervisor: Supervisor, folder: StudyFolder, made: Made, options: RunOptions) -> bool:
-    """Compare speeds where the study asks for it; whether one failed."""
-    from benchmark.engines.local import Refused, run_speed_cell, speed_device
-    from benchmark.study import remaining_speed, speed_cells
-
-    if "speed" not in made.measure:
-        return False
-    failed = False
-    for cell in remaining_speed(speed_cells(made, speed_device(options)), folder):
-        say(f"speed of {', '.join(cell.experiments)} on {cell.task_preset} (run {cell.run_id})")
-        try:
-            record = run_speed_cell(supervisor, cell, folder, options)
-        except Refused:
-            failed = True
-            continue
-        if record.status == "failed":
-            say(f"run {cell.run_id} failed: {record.failure}")
-            failed = True
-    return failed
-
-
 def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
-    from benchmark.record import UnreadableRecord
+    from benchmark.forecast import forecast, summary
     from benchmark.study import known_runs
 
-    rows = []
-    for cell, run_id in known_runs(request, folder):
-        status = "to do"
-        if run_id is not None:
-            with contextlib.suppress(UnreadableRecord):
-                record = folder.run(run_id).record()
-                status = record.status if record is not None else "to do"
-        experiment = cell.experiment
-        rows.append(
-            {
-                "run_id": run_id,
-                "model": cell.model_preset,
-                "task": cell.task_preset,
-                "seed": experiment.seed,
-                "status": status,
-                "experiment": experiment.document(),
-            }
-        )
+    plan = forecast(known_runs(request, folder), folder)
+    rows = [
+        {
+            "run_id": one.run_id,
+            "model": one.cell.model_preset,
+            "task": one.cell.task_preset,
+            "match": one.cell.match,
+            "trial": one.cell.trial,
+            "seed": one.cell.experiment.seed,
+            "status": one.status,
+            "expected_seconds": one.seconds,
+            "expected_peak_memory_bytes": one.memory_bytes,
+            "experiment": one.cell.experiment.document(),
+        }
+        for one in plan
+    ]
     if as_json:
         show(json.dumps({"study": folder.name, "cells": rows}, indent=1))
         return
-    names = ["run_id", "model", "task", "seed", "status"]
+    names = ["run_id", "model", "task", "match", "trial", "seed", "status"]
+    names = [name for name in names if any(row[name] is not None for row in rows) or name == "run_id"]
     lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in rows]
     settings = _settings(rows)
     _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
+    for line in summary(plan):
+        say(line)
+    if request.trials and not request.cells:
+        say("the cells of the comparison follow from the search")
 
 
 def _settings(rows: list[dict[str, Any]]) -> list[str]:
     """Of each cell, the fields that vary among those of its model and task."""
-    from benchmark.report.comparison import flattened
+    from benchmark.config import flattened
 
     fields = [{**flattened(row["experiment"]), "seed": None} for row in rows]
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -364,13 +354,14 @@ def _show_columns(lines: list[list[str]]) -> None:
     show("\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines))
 
 
-def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> int:
+def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
+    """Print what a study has now; whether a run is not done."""
     from benchmark.record import UnreadableRecord
     from benchmark.report.study_results import load_study
     from benchmark.report.tables import terminal_table
 
     runs = []
-    for cell in made.cells if "train" in made.measure else []:
+    for cell in made.runs if "train" in made.measure else []:
         status: str | None
         status, failure = None, None
         try:
@@ -394,7 +385,7 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> int:
     else:
         show(terminal_table(load_study(folder.path), _width()))
         say(f"again at any time:  seqbench report {folder.path}")
-    return 0 if all(one["status"] == "done" for one in runs) else 3
+    return any(one["status"] != "done" for one in runs)
 
 
 def _width() -> int:
@@ -408,6 +399,7 @@ Examples:
   seqbench report multi30k-en-de
   seqbench report results/multi30k-en-de --format markdown --output table.md
   seqbench report multi30k-en-de --rescore
+  seqbench report multi30k-en-de --significance
 """
 
 
@@ -420,6 +412,10 @@ def report(
     form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.terminal,
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score the stored output again first; 4 where it differs.")
+    ] = False,
+    significance: Annotated[
+        bool,
+        typer.Option("--significance", help="Also test differences over sentences, from the stored output."),
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
     as_json: Json = False,
@@ -437,12 +433,22 @@ def report(
     if rescore:
         code = _rescore(folder, _data_directory(data_directory), trust_code)
     loaded = load_study(folder)
+    further: list[Table] = []
+    sentence_rows: list[dict[str, Any]] | None = None
+    if significance:
+        further, sentence_rows, complete = _sentence_significance(
+            loaded, folder, _data_directory(data_directory), trust_code
+        )
+        code = code or (0 if complete else 3)
     if as_json or form is Form.json:
-        text = json.dumps(_report_document(loaded), indent=1) + "\n"
+        document = _report_document(loaded)
+        if sentence_rows is not None:
+            document["sentence_significance"] = sentence_rows
+        text = json.dumps(document, indent=1) + "\n"
     elif form is Form.markdown:
-        text = markdown_table(loaded)
+        text = markdown_table(loaded, further=further)
     else:
-        text = terminal_table(loaded, _width())
+        text = terminal_table(loaded, _width(), further=further)
     if output is None:
         show(text)
     else:
@@ -469,16 +475,24 @@ def _studies(results: Path) -> list[str]:
 
 
 def _report_document(loaded: Any) -> dict[str, Any]:
-    from benchmark.report.comparison import rows
+    from benchmark.report.budgets import budget_rows
+    from benchmark.report.comparison import groups, rows
+    from benchmark.report.search import search_rows
+    from benchmark.report.significance import significance_rows
     from benchmark.report.tables import study_remarks
 
     return {
         "study": loaded.name,
-        "rows": rows(loaded.train_records, loaded.model_order),
+        "rows": rows(loaded.train_records, loaded.model_order, loaded.matches),
+        "significance": significance_rows(loaded.train_records, loaded.model_order, loaded.matches),
+        "budget": budget_rows(groups(loaded.train_records, loaded.model_order, loaded.matches)),
+        "search": search_rows(loaded.trials),
         "speed": [
             {
                 "task": record.task_preset,
                 "device": record.provenance.device,
+                "noisy": record.noisy,
+                "noise": record.noise,
                 "rows": [r.model_dump() for r in record.rows],
             }
             for record in loaded.speed_records
@@ -496,6 +510,84 @@ def _rescore(folder: Path, data_directory: Path, trust_code: bool) -> int:
         say(f"run {one.run_id}, {one.split}, {one.metric}: {one.difference}")
     say(f"{len(scores)} scores made again, {len(differing)} differ; scores.json lies beside each record")
     return 4 if differing else 0
+
+
+def _sentence_significance(
+    loaded: StudyResults, folder: Path, data_directory: Path, trust_code: bool
+) -> tuple[list[Table], list[dict[str, Any]], bool]:
+    """The tests over sentences as tables and as rows, and whether all output took part."""
+    from benchmark.report.sentence_significance import compare_sentences, sentence_rows, sentence_tables
+
+    found = compare_sentences(loaded, folder, data_directory, trust_code=trust_code, announce=say)
+    for line in (*found.untested, *found.left_out):
+        say(line)
+    return sentence_tables(loaded, found), sentence_rows(found), not found.left_out
+
+
+_DIFF_HELP = """Show what differs between two studies, or two runs, and which differences exceed the noise.
+
+A and B are studies (a name in the results, or a folder), or records (a record.json, the folder of a run, or
+STUDY/RUN-ID). Runs of two studies are compared seed by seed. What must not be compared is refused.
+
+With --fail-on the exit code is 4 where a field of B is worse by more than the threshold in any cell:
+negative against falls, positive against rises, with % as a share of A.
+
+\b
+Examples:
+  seqbench diff multi30k-en-de multi30k-en-de-again
+  seqbench diff quick/0123456789abcdef results/other/runs/0123456789abcdef/record.json
+  seqbench diff before after --fail-on bleu:-0.5 --fail-on "train_target_tokens_per_second:-5%"
+"""
+
+
+@app.command(help=_DIFF_HELP)
+@ending
+def diff(
+    first: Annotated[str, typer.Argument(metavar="A", help="A study or a record.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="What to hold against it.")],
+    results: Results = Path("results"),
+    as_json: Json = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option("--fail-on", metavar="FIELD:THRESHOLD", help="Most that a field may get worse."),
+    ] = None,
+) -> int:
+    from benchmark.report.difference import compare
+    from benchmark.report.difference_tables import terminal_difference
+    from benchmark.report.escaping import for_terminal
+    from benchmark.report.thresholds import check_thresholds, parse_threshold
+
+    thresholds = [parse_threshold(text) for text in fail_on or []]
+    difference = compare(_side(first, results), _side(second, results), names=(first, second))
+    checks = check_thresholds(thresholds, difference)
+    if not difference.has_matched:
+        say(for_terminal(f"{first} and {second} have no model, task, settings and seed in common"))
+        return 5
+    if as_json:
+        document = {**difference.document(), "checks": [vars(check) for check in checks]}
+        show(json.dumps(document, indent=1, allow_nan=False))
+    else:
+        show(terminal_difference(difference, checks, _width()))
+    if not all(check.holds for check in checks):
+        return 4
+    return 3 if difference.unreadable else 0
+
+
+def _side(name: str, results: Path) -> StudyResults | Record:
+    """What A or B of `diff` names: a file, a folder, STUDY/RUN-ID or a study's name."""
+    from benchmark.config import UserError
+    from benchmark.record import read_record
+    from benchmark.report.study_results import load_study
+
+    if name.endswith(".json"):
+        return read_record(Path(name))
+    study, _, run_id = name.rstrip("/").partition("/")
+    for path in (Path(name), results / study / "runs" / run_id if run_id else Path(name)):
+        if any((path / file).is_file() for file in ("record.json", "config.yaml")):
+            return read_record(path / "record.json")
+    if run_id and not Path(name).exists() and study in _studies(results):
+        raise UserError(f"{name}: {results / study} has no run {run_id}")
+    return load_study(_study_folder(name, results))
 
 
 _CHECK_HELP = """Check that a model or a task is sound: what every comparison relies on.
@@ -533,6 +625,40 @@ def check(
     return 0 if all(one.ok for one in outcomes) else 4
 
 
+_DOCTOR_HELP = """Look at this machine: what on it would spoil a run, or a comparison of speeds.
+
+In some 15 seconds: versions, devices, threads against the cores that may be used, memory, folders, wandb; and
+measured, the precision worth using, the speed of matrix products, noise, drift, and whether the machine is
+shared or throttled now. Each line ends in ok, in look (a comparison needs care) or in wrong; the exit code is
+4 where something is wrong.
+
+\b
+Examples:
+  seqbench doctor
+  seqbench doctor --json
+  seqbench doctor --results /scratch/results --data-dir ~/data
+"""
+
+
+@app.command(help=_DOCTOR_HELP)
+@ending
+def doctor(
+    results: Results = Path("results"), data_directory: DataDirectory = None, as_json: Json = False
+) -> int:
+    from benchmark.doctor import Finding, examine, measured_in_child
+
+    found: list[Finding] = []
+    for finding in examine(results, data_directory, measured_in_child):
+        if not as_json:
+            if not found or found[-1].section != finding.section:
+                show(f"{finding.section}:")
+            show(f"  {finding.line()}")
+        found.append(finding)
+    if as_json:
+        show(json.dumps({"findings": [finding.document() for finding in found]}, indent=1))
+    return 4 if any(finding.verdict == "wrong" for finding in found) else 0
+
+
 _LIST_HELP = """List presets, studies and runs.
 
 \b
@@ -567,7 +693,7 @@ def list_(
 
 def _presets(kind: str) -> Iterator[dict[str, Any]]:
     from benchmark.config import ROOT, one_line, presets
-    from benchmark.study import first_comment
+    from benchmark.request import first_comment
 
     for name in presets(kind):
         about = one_line(first_comment(ROOT / "configs" / kind / f"{name}.yaml"))
@@ -609,6 +735,22 @@ def speed(run_folder: Path, options: Annotated[str, typer.Option()]) -> int:
 
     die_with_parent()
     return run_speed_child(run_folder, options_from_json(options))
+
+
+@app.command(hidden=True)
+@ending
+def capacity() -> int:
+    """What this machine can do, as JSON; `doctor` starts it."""
+    from pydantic import TypeAdapter
+
+    from benchmark.engines.child import die_with_parent
+    from benchmark.measure.capacity import Capacity, measured_capacity
+
+    die_with_parent()
+    with contextlib.redirect_stdout(sys.stderr):
+        found = measured_capacity()
+    show(TypeAdapter(Capacity).dump_json(found).decode())
+    return 0
 
 
 @app.command(hidden=True)

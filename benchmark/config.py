@@ -388,6 +388,17 @@ def _join(target: dict[str, Any], addition: dict[str, Any], where: str) -> None:
             raise UserError(f"{where}{key}: is given twice")
 
 
+def flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted name."""
+    result: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            result.update(flattened(value, f"{prefix}{name}."))
+        else:
+            result[f"{prefix}{name}"] = value
+    return result
+
+
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """The layers over each other, later ones winning field by field.
 

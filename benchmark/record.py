@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from benchmark.config import HARNESS_VERSION, ROOT, RunOptions, UserError, canonical_json, explained, shown
+from benchmark.measure.machine import container_cores, container_memory_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -270,7 +271,9 @@ class SpeedRecord(_Record):
     rows: list[SpeedRow] = []
     timing_method: str | None = None
     noisy: bool | None = None
-    """Whether other load or throttling was seen on the machine."""
+    """Whether other load or throttling was seen on the machine; None where nothing tells."""
+    noise: list[str] = []
+    """What was seen, in plain words."""
 
 
 Record = TrainRecord | SpeedRecord
@@ -361,7 +364,7 @@ def take_provenance(
     """What this process computes with; call it once threads are set."""
     import torch
 
-    processor, features = _processor()
+    model, features = processor()
     on_cuda = device.type == "cuda"
     commit, dirty = _commit()
     return Provenance(
@@ -372,11 +375,11 @@ def take_provenance(
         device=device_name(device),
         device_memory_bytes=torch.cuda.get_device_properties(device).total_memory if on_cuda else None,
         devices=devices,
-        processor=processor,
+        processor=model,
         processor_features=features,
         cores=available_cores(),
         threads=torch.get_num_threads(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=memory_bytes(),
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
         precision=precision,
         python_version=platform.python_version(),
@@ -395,7 +398,7 @@ def device_name(device: torch.device) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    return _processor()[0]
+    return processor()[0]
 
 
 def available_cores() -> int:
@@ -404,10 +407,8 @@ def available_cores() -> int:
     torch takes the host's cores instead, and more threads than cores cost a multiple of the time.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _text("/sys/fs/cgroup/cpu.max").split()
-    if len(quota) == 2 and quota[0].isdecimal() and quota[1].isdecimal():
-        cores = min(cores, int(quota[0]) // int(quota[1]))
-    return max(1, cores)
+    quota = container_cores()
+    return max(1, cores if quota is None else min(cores, int(quota)))
 
 
 def threads_of(options: RunOptions) -> int:
@@ -456,7 +457,8 @@ def _text(path: str) -> str:
         return ""
 
 
-def _processor() -> tuple[str, list[str]]:
+def processor() -> tuple[str, list[str]]:
+    """Its model, and those of its instruction sets that decide speed and rounding."""
     fields: dict[str, str] = {}
     for line in _text("/proc/cpuinfo").split("\n"):
         name, _, value = line.partition(":")
@@ -466,11 +468,12 @@ def _processor() -> tuple[str, list[str]]:
     return model, [feature for feature in _FEATURES if feature in flags]
 
 
-def _memory_bytes() -> int | None:
+def memory_bytes() -> int | None:
+    """Of the machine, or what the container may use of it."""
     sizes = []
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    limit = _text("/sys/fs/cgroup/memory.max").strip()
-    if limit.isdecimal():
-        sizes.append(int(limit))
+    limit = container_memory_bytes()
+    if limit is not None:
+        sizes.append(limit)
     return min(sizes) if sizes else None

@@ -1,28 +1,49 @@
-"""What an experiment leaves open, measured here and now: its precision, and a budget in seconds."""
+"""What an experiment leaves open, decided here and now: precision, matched widths, budgets in steps."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.config import Experiment, RunOptions, canonical_json
+from benchmark.check import preflight_model
+from benchmark.config import Experiment, RunOptions, UserError, canonical_json
+from benchmark.device import choose_device, device_in_use
 from benchmark.evaluation import Process
+from benchmark.matching import at_equal_parameters, body_parameters, steps_of_operations
+from benchmark.measure.operations import training_operations
 from benchmark.measure.speed import STEPS, PlainLoop, TimedBatches
 from benchmark.measure.timing import Clock, interleaved
 from benchmark.record import threads_of
-from benchmark.trainer import build_model, choose_device, corpus_of, quiet
+from benchmark.study import Asked, Resolved
+from benchmark.trainer import build_model, corpus_of, quiet
 from tasks.data.module import DataModule
 
 CALIBRATION_ROUNDS = 30
+BFLOAT16_GAIN = 1.1
+"""How much faster bfloat16 has to be to be chosen."""
+HOPELESS = 3
+"""How much slower it may be in its best of two rounds before no further one is waited for."""
 
 
 def measured_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """bfloat16 where a linear layer trains at least 1.1 times as fast under autocast here, else float32.
+    """bfloat16 where it makes training enough faster here, else float32."""
+    return worthwhile_precision(bfloat16_speed(device))
+
+
+def worthwhile_precision(speed: float) -> Literal["float32", "bfloat16"]:
+    """Given `bfloat16_speed`."""
+    return "bfloat16" if speed > BFLOAT16_GAIN else "float32"
+
+
+def bfloat16_speed(device: torch.device) -> float:
+    """How many times as fast as in float32 a linear layer trains under bfloat16 autocast here.
 
     On a CPU without bf16 units it is some 30 times slower, with them twice as fast: nothing but a measurement
     tells.
@@ -46,43 +67,114 @@ def measured_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
             value = seconds(precision)
             if measured:  # the first round warms up
                 values.append(value)
-    faster = sorted(times["bfloat16"])[2] * 1.1 < sorted(times["float32"])[2]
-    return "bfloat16" if faster else "float32"
+        if measured == 2 and min(times["bfloat16"]) > HOPELESS * max(times["float32"]):
+            break
+    return statistics.median(times["float32"]) / statistics.median(times["bfloat16"])
 
 
-def resolve(experiments: Sequence[Experiment], options: RunOptions) -> list[Experiment]:
-    """The experiments with their precision decided and their budgets in steps, as measured here and now.
+def resolve(asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
+    """The experiments with every choice made, as measured here and now: precision, then widths, then steps.
 
     Precision is measured once: two models of a study never differ in it by the noise of a measurement. Those
-    with a budget in seconds are timed against each other (`seconds_per_step`).
+    whose budget or match is in seconds are timed against each other (`seconds_per_step`).
+
+    Raises:
+        UserError: a match that cannot be reached.
     """
-    if any(one.training.precision == "auto" for one in experiments):
-        precision = measured_precision(choose_device(options.device))
-        experiments = [
-            replace(one, training=one.training.model_copy(update={"precision": precision}))
-            if one.training.precision == "auto"
-            else one
-            for one in experiments
-        ]
-    timed = [one for one in experiments if one.training.seconds is not None]
-    seconds = dict(zip(map(_what_decides_speed, timed), seconds_per_step(timed, options), strict=True))
-    return [_in_steps(one, options, seconds) for one in experiments]
+    experiments = _with_precision([one.experiment for one in asked], options)
+    for number, one in enumerate(asked):
+        if one.match is not None and one.experiment.model_file_sha256 is not None:
+            preflight_model(one.experiment.model_name, one.experiment.model)
+        if one.match == "parameters":
+            assert one.reference is not None
+            reference, experiment = experiments[one.reference], experiments[number]
+            model = at_equal_parameters(
+                experiment.model,
+                body_parameters(reference.model, reference.model_name),
+                experiment.model_name,
+            )
+            experiments[number] = replace(experiment, model=model)
+    in_seconds = {one.reference for one in asked if one.match == "seconds"}
+    timed = [
+        number
+        for number, one in enumerate(asked)
+        if experiments[number].training.seconds is not None or one.match == "seconds" or number in in_seconds
+    ]
+    times = seconds_per_step([experiments[number] for number in timed], options)
+    seconds = dict(zip(timed, times, strict=True))
+    resolved: list[Experiment] = []
+    # A reference stands before what is matched to it.
+    for number, one in enumerate(asked):
+        experiment, steps = experiments[number], None
+        if one.match in ("flops", "seconds"):
+            assert one.reference is not None and one.reference < number
+            reference = resolved[one.reference]
+            assert reference.training.steps is not None
+            if one.match == "seconds":
+                whole = reference.training.steps * seconds[one.reference]
+                steps = max(1, round(whole / seconds[number]))
+            else:
+                wanted = float(_operations(reference, options)(reference.training.steps).sum())
+                steps = steps_of_operations(wanted, _operations(experiment, options))
+        resolved.append(_in_steps(experiment, options, seconds.get(number), steps))
+    device = device_in_use(options) if timed else ""
+    return [
+        Resolved(
+            experiment=experiment,
+            measured={"seconds_per_step": seconds[number], "device": device} if number in seconds else {},
+        )
+        for number, experiment in enumerate(resolved)
+    ]
 
 
-def _in_steps(experiment: Experiment, options: RunOptions, seconds: Mapping[str, float]) -> Experiment:
+def _with_precision(experiments: list[Experiment], options: RunOptions) -> list[Experiment]:
+    if all(one.training.precision != "auto" for one in experiments):
+        return experiments
+    precision = measured_precision(choose_device(options.device))
+    return [
+        replace(one, training=one.training.model_copy(update={"precision": precision}))
+        if one.training.precision == "auto"
+        else one
+        for one in experiments
+    ]
+
+
+def _operations(experiment: Experiment, options: RunOptions) -> Callable[[int], NDArray[np.float64]]:
+    """Of each of the first N steps."""
+    data = _data(experiment, options)
+
+    def operations(steps: int) -> NDArray[np.float64]:
+        vocabulary_size = len(data.corpus.vocabulary)
+        found = training_operations(experiment.model, vocabulary_size, data.training.shapes(steps))
+        if found is None:
+            name = experiment.model_name
+            raise UserError(f"match: {name} has no theory(), so its operations cannot be matched")
+        return found
+
+    return operations
+
+
+def _data(experiment: Experiment, options: RunOptions) -> DataModule:
+    _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
+    return DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
+
+
+def _in_steps(
+    experiment: Experiment, options: RunOptions, seconds: float | None, steps: int | None
+) -> Experiment:
+    """With `steps`, else with as many as its budget gives; `seconds` of a step where that is in seconds."""
     training = experiment.training
-    if training.steps is not None:
-        return experiment
-    if training.seconds is not None:
-        steps = max(1, round(training.seconds / seconds[_what_decides_speed(experiment)]))
-    else:
-        _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
-        data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
-        if training.epochs is not None:
-            steps = data.steps_of_epochs(training.epochs)
+    if steps is None:
+        if training.steps is not None:
+            return experiment
+        if training.seconds is not None:
+            assert seconds is not None
+            steps = max(1, round(training.seconds / seconds))
+        elif training.epochs is not None:
+            steps = _data(experiment, options).steps_of_epochs(training.epochs)
         else:
             assert training.tokens is not None
-            steps = data.steps_of_tokens(training.tokens)
+            steps = _data(experiment, options).steps_of_tokens(training.tokens)
     budget = {"steps": steps, "epochs": None, "tokens": None, "seconds": None}
     return replace(experiment, training=training.model_copy(update=budget))
 

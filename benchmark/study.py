@@ -8,63 +8,49 @@ Started again, it does what is missing; asked for more, it adds cells and keeps 
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args, get_origin
-
-from pydantic import BaseModel
+from typing import Any
 
 from benchmark.config import (
     BUDGETS,
     HARNESS_VERSION,
-    ROOT,
-    SECTIONS,
-    DataConfig,
-    EvaluationConfig,
     Experiment,
     TrainingConfig,
     UserError,
     canonical_json,
     checked,
     dump_yaml,
-    experiment_from,
     load_yaml,
-    merged,
-    model_module,
-    nearest,
-    nested,
-    parse_override,
-    presets,
-    shown,
-    task_module,
-    unknown_name,
 )
-from benchmark.record import read_record
-from benchmark.store import StudyFolder, checked_name, differences, write_atomic
-
-SCHEMA_VERSION = 1
-MEASUREMENTS = ("train", "speed", "overhead")
-MAXIMUM_CELLS = 2000
-
-_PRESET = ""
-"""Where the command line's `model=x` is kept among the fields of its section; no field has this name."""
-
-_STUDY_FIELDS = ("study", "measure", "model", "task", "seed", "per_model", *SECTIONS[2:])
-
-Resolve = Callable[[Sequence[Experiment]], Sequence[Experiment]]
-"""Budgets become steps, `precision: auto` becomes a precision; for all of a study at once, in its order."""
+from benchmark.request import SCHEMA_VERSION, Cell, Request, is_resolved, stored_study
+from benchmark.store import StudyFolder, differences, write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run of a study."""
+class Asked:
+    """An experiment whose open choices are to be made, together with others."""
 
-    model_preset: str
-    """What reports call the model: its preset, else the name of its file."""
-    task_preset: str
     experiment: Experiment
+    match: str | None = None
+    """What to hold equal to the reference."""
+    reference: int | None = None
+    """Which of the experiments that are asked for together it is matched to; None for one that is not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """An experiment whose every choice is made."""
+
+    experiment: Experiment
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """What decided: `seconds_per_step` and `device` where it was timed."""
+
+
+Resolve = Callable[[Sequence[Asked]], Sequence[Resolved]]
+"""Budgets become steps, `precision: auto` becomes a precision, matches widths and steps; for all of a study
+at once, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,29 +59,29 @@ class FrozenCell(Cell):
 
     asked: str
     """A hash of the cell before anything was resolved: equal where the same is asked for again."""
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    """As in `Resolved`."""
 
     @property
     def run_id(self) -> str:
         return self.experiment.run_id()
 
+    @property
+    def key(self) -> tuple[str | None, int | None, str]:
+        """One run may be a cell of several matches."""
+        return self.match, self.trial, self.run_id
+
     def document(self) -> dict[str, Any]:
         """The cell as `study.yaml` and the `config.yaml` of its run hold it."""
+        optional = {"match": self.match, "trial": self.trial, "measured": dict(self.measured) or None}
         return {
             "run_id": self.run_id,
             "asked": self.asked,
             "model": self.model_preset,
             "task": self.task_preset,
+            **{name: value for name, value in optional.items() if value is not None},
             "experiment": self.experiment.document(),
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a user asked for: validated cells, budgets and precision still open."""
-
-    study: str
-    measure: tuple[str, ...]
-    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,334 +90,85 @@ class Made:
 
     measure: tuple[str, ...]
     cells: tuple[FrozenCell, ...]
-    """Those that were asked for, in the order of running."""
+    """Those that were asked for, in the order of running: trials of the search before the comparison."""
     added: int
     """How many of them are new."""
     others: int
     """Cells of earlier requests, which are kept and were not asked for now."""
 
-
-# Presets
-
-
-def first_comment(path: Path) -> str:
-    """The comment that a YAML file begins with, its first line; empty without one."""
-    with open(path, encoding="utf-8", newline="\n") as file:
-        line = file.readline(1000)
-    return line[1:].strip() if line.startswith("#") else ""
+    @property
+    def runs(self) -> list[FrozenCell]:
+        """The cells, each run once."""
+        return list({cell.run_id: cell for cell in reversed(self.cells)}.values())[::-1]
 
 
-def preset(kind: str, name: str) -> dict[str, Any]:
-    """The sections of a preset of `kind` (`models` or `tasks`); UserError where there is none of the name."""
-    if name not in presets(kind):
-        error = unknown_name(kind.removesuffix("s"), name, presets(kind))
-        hint = f"; a file of your own: {kind[:-1]}.name={name}" if name.endswith(".py") else ""
-        raise UserError(f"{error}{hint}")
-    path = ROOT / "configs" / kind / f"{name}.yaml"
-    layer = nested(load_yaml(path))
-    for key in layer:
-        if key not in SECTIONS:
-            raise UserError(
-                f"{path}: {key}: unknown field{nearest(key, SECTIONS)}; there are: {', '.join(SECTIONS)}"
-            )
-    return layer
+def asked_hash(cell: Cell, reference: Cell | None = None) -> str:
+    """16 hexadecimal digits that are equal where the same is asked for of the same code.
 
-
-# Asking
-
-
-def request_from(arguments: Sequence[str], *, study: str | None = None, trust_code: bool = False) -> Request:
-    """The cells that the arguments of `seqbench run` ask for.
-
-    Args:
-        arguments: at most one study (a preset's name, a study file, a frozen `study.yaml`, or a
-            `record.json`), and any number of `field=value`.
-        study: the study's name, instead of the one that follows from the arguments.
-        trust_code: whether files outside the repository may run that only a study or a record names.
-
-    Raises:
-        UserError: the first mistake in any cell.
+    A cell that is matched is another one with another reference, whose seed does not matter.
     """
-    names = [argument for argument in arguments if "=" not in argument]
-    if len(names) > 1:
-        raise UserError(
-            f"one study at a time, got {' and '.join(map(shown, names))}; fields have the form name=value"
-        )
-    line: dict[str, Any] = {}
-    for argument in arguments:
-        if "=" in argument:
-            override = parse_override(argument)
-            _set(line, override.path, override.value)
-    base, frozen, default_name = _source(names[0]) if names else ({}, [], "")
-    if frozen:
-        if line:
-            raise UserError(
-                f"{names[0]}: holds finished cells, which take no field=value; start from a study file"
-            )
-        cells = [_thawed(cell, names[0], trust_code) for cell in frozen]
-        measure = base.get("measure", ["train"])
-    else:
-        if not names and not line:
-            raise UserError(
-                f"nothing to run; give a study ({', '.join(presets('studies'))}) or model=... task=..."
-            )
-        cells, measure = _grid(base, line, trust_code)
-    if not default_name:
-        tasks = sorted({cell.task_preset for cell in cells})
-        default_name = f"try-{tasks[0]}" if len(tasks) == 1 else "try"
-    return Request(study=checked_name(study or default_name), measure=_measure(measure), cells=tuple(cells))
-
-
-def _set(layer: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    """Set a field of the command line; the last wins. `model=x` and `model.width=1` may stand together."""
-    if path in (("model",), ("task",)):
-        path = (*path, _PRESET)
-    where = layer
-    for part in path[:-1]:
-        inner = where.setdefault(part, {})
-        if not isinstance(inner, dict):
-            inner = where[part] = {}
-        where = inner
-    where[path[-1]] = value
-
-
-def _source(name: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
-    """What a positional argument names: a study's fields, frozen cells, and the name that follows."""
-    if name in presets("studies"):
-        path = ROOT / "configs" / "studies" / f"{name}.yaml"
-    elif name.endswith((".yaml", ".yml", ".json")):
-        path = Path(name)
-    elif Path(name).is_dir():
-        path = Path(name) / "study.yaml"
-    else:
-        error = unknown_name("study", name, presets("studies"))
-        raise UserError(f"{error}; or the path of a study file or record.json; or model=... task=...")
-    if path.suffix == ".json":
-        record = read_record(path)
-        if record.kind != "train":
-            raise UserError(f"{path}: a record of kind {record.kind}; only a train record can be run again")
-        cell = {"model": record.model_preset, "task": record.task_preset, "experiment": record.experiment}
-        return {}, [cell], f"rerun-{record.run_id}"
-    raw = load_yaml(path)
-    if "cells" in raw:
-        stored = _stored(raw, path)
-        return {"measure": stored["measure"]}, stored["cells"], str(raw.get("study"))
-    # The keys of per_model are names, which may hold dots.
-    per_model = raw.pop("per_model", None) or {}
-    if not isinstance(per_model, dict) or not all(isinstance(value, dict) for value in per_model.values()):
-        raise UserError(f"{path}: per_model: must hold fields for each model's preset")
-    fields = nested(raw)
-    fields["per_model"] = {name: nested(value) for name, value in per_model.items()}
-    for key in fields:
-        if key not in _STUDY_FIELDS:
-            known = f"; there are: {', '.join(_STUDY_FIELDS)}"
-            raise UserError(f"{path}: {key}: unknown field{nearest(key, _STUDY_FIELDS) or known}")
-    study = fields.get("study")
-    if study is not None and not isinstance(study, str):
-        raise UserError(f"{path}: study: must be a name, got {shown(study)}")
-    return fields, [], study or path.stem
-
-
-def _measure(value: Any) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value]
-    for one in values:
-        if one not in MEASUREMENTS:
-            raise UserError(f"measure: must be of {', '.join(MEASUREMENTS)}, got {shown(one)}")
-    return tuple(dict.fromkeys(values))
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """One model or task of the grid: what it is called and the layers that make its section."""
-
-    label: str
-    layers: tuple[Mapping[str, Any], ...]
-    file: str | None = None
-    """The file that the command line named for it; no other may run."""
-
-
-def _choices(kind: str, base: Any, line: dict[str, Any]) -> list[_Choice]:
-    """The models or tasks that are asked for: presets or names, of the command line before the study's."""
-    presets_wanted = line.pop(_PRESET, None)
-    names = line.pop("name", None)
-    if presets_wanted is None and names is None:
-        presets_wanted = base
-    result = []
-    for entry in _listed(presets_wanted) if names is None or presets_wanted is not None else [None]:
-        if isinstance(entry, dict):
-            layers: tuple[Mapping[str, Any], ...] = ({kind: entry},)
-            label = _label(entry.get("name"))
-        elif isinstance(entry, str):
-            layers = (preset(f"{kind}s", entry),)
-            label = entry
-        elif entry is None:
-            layers, label = (), ""
-        else:
-            raise UserError(f"{kind}: must be a preset's name, got {shown(entry)}")
-        for name in _listed(names) if names is not None else [None]:
-            if name is None:
-                result.append(_Choice(label, layers))
-            else:
-                result.append(_Choice(_label(name), (*layers, {kind: {"name": name}}), name))
-    if not result:
-        raise UserError(f"{kind}: the list is empty")
-    return result
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _label(name: Any) -> str:
-    return Path(name).stem if isinstance(name, str) else ""
-
-
-def _grid(base: Mapping[str, Any], line: dict[str, Any], trust_code: bool) -> tuple[list[Cell], Any]:
-    measure = line.pop("measure", base.get("measure", ["train"]))
-    for kind in ("model", "task"):
-        section = line.setdefault(kind, {})
-        if not isinstance(section, dict):
-            raise UserError(f"{kind}: must be a preset's name or fields, got {shown(section)}")
-    models = _choices("model", base.get("model"), line["model"])
-    tasks = _choices("task", base.get("task"), line["task"])
-    line = {key: value for key, value in line.items() if value != {}}
-    study_layer = {key: base[key] for key in ("data", "training", "evaluation", "seed") if key in base}
-    per_model = base.get("per_model", {})
-    known = {*presets("models"), *(model.label for model in models)}
-    for label in per_model:
-        if label not in known:
-            raise unknown_name("per_model", label, known)
-    groups: list[list[Cell]] = []
-    for model in models:
-        for task in tasks:
-            raw = merged(*task.layers, *model.layers, study_layer, per_model.get(model.label, {}), line)
-            groups.append(list(_expanded(raw, model, task, trust_code)))
-            if sum(map(len, groups)) > MAXIMUM_CELLS:
-                raise UserError(f"the grid has more than {MAXIMUM_CELLS:,} cells")
-    # One seed of every model before the next seed, so that a study that is cut off can be read.
-    cells = [cell for group in groups for cell in group]
-    seeds = list(dict.fromkeys(cell.experiment.seed for cell in cells))
-    return sorted(cells, key=lambda cell: seeds.index(cell.experiment.seed)), measure
-
-
-def _expanded(raw: dict[str, Any], model: _Choice, task: _Choice, trust_code: bool) -> Iterator[Cell]:
-    sections: dict[str, type[BaseModel] | None] = {
-        "data": DataConfig,
-        "training": TrainingConfig,
-        "evaluation": EvaluationConfig,
-    }
-    # Looked up before their values are, since a field's type decides what a list in it means.
-    for kind, find, choice in (("model", model_module, model), ("task", task_module, task)):
-        section = raw.get(kind)
-        name = section.get("name") if isinstance(section, dict) else None
-        if not isinstance(name, str):
-            there_are = ", ".join(presets(f"{kind}s"))
-            raise UserError(f"{kind}: which? give {kind}=NAME; there are: {there_are}")
-        sections[kind] = find(name, files_allowed=trust_code or name == choice.file).module.Config
-    axes = list(_axes(raw, sections))
-    for values in itertools.product(*(axis_values for _, axis_values in axes)):
-        one = raw
-        for (path, _), value in zip(axes, values, strict=True):
-            one = _replaced(one, path, value)
-        # A file that must not run was refused above.
-        yield Cell(
-            model_preset=model.label,
-            task_preset=task.label,
-            experiment=experiment_from(one, files_allowed=True),
-        )
-
-
-def _axes(
-    raw: Mapping[str, Any], sections: Mapping[str, type[BaseModel] | None]
-) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    for key, value in raw.items():
-        if key in sections and isinstance(value, dict):
-            yield from _axes_of(value, sections[key], (key,))
-        elif isinstance(value, list):
-            yield (key,), _axis((key,), value)
-
-
-def _axes_of(
-    values: Mapping[str, Any], config: type[BaseModel] | None, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
-    for key, value in values.items():
-        field = config.model_fields.get(key) if config is not None else None
-        annotation = field.annotation if field is not None else None
-        if isinstance(value, dict):
-            nested_config = (
-                annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
-            )
-            yield from _axes_of(value, nested_config, (*path, key))
-        elif isinstance(value, list) and _depth(value) > _type_depth(annotation):
-            yield (*path, key), _axis((*path, key), value)
-
-
-def _axis(path: tuple[str, ...], values: list[Any]) -> list[Any]:
-    if not values:
-        raise UserError(f"{'.'.join(path)}: the list is empty")
-    return [value for index, value in enumerate(values) if value not in values[:index]]
-
-
-def _depth(value: Any) -> int:
-    """How many lists deep a value is: 0 for a number, 2 for a list of lists."""
-    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
-
-
-def _type_depth(annotation: Any) -> int:
-    """How many lists deep a field's own values are; a value that is deeper is an axis."""
-    inner = max(map(_type_depth, get_args(annotation)), default=0)
-    return inner + ((get_origin(annotation) or annotation) in (list, tuple))
-
-
-def _replaced(raw: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    if len(path) == 1:
-        return {**raw, path[0]: value}
-    return {**raw, path[0]: _replaced(raw[path[0]], path[1:], value)}
-
-
-# Freezing
-
-
-def asked_hash(experiment: Experiment) -> str:
-    """16 hexadecimal digits that are equal where the same is asked for of the same code."""
-    document = {
+    experiment = cell.experiment
+    document: dict[str, Any] = {
         "experiment": experiment.document(),
         "versions": [experiment.model.version, experiment.task.version, HARNESS_VERSION],
     }
+    if cell.match is not None:
+        assert reference is not None
+        document["match"] = [cell.match, replace(reference.experiment, seed=0).document()]
+    if cell.trial is not None:
+        document["trial"] = cell.trial
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]
+
+
+def _references(cells: Sequence[Cell]) -> list[Cell | None]:
+    """Of each cell the one it is matched to: the first of its match on its data; None without a match."""
+    first: dict[str, Cell] = {}
+    found: list[Cell | None] = []
+    for cell in cells:
+        document = cell.experiment.document()
+        key = canonical_json([cell.match, cell.task_preset, document["task"], document["data"]])
+        found.append(None if cell.match is None else first.setdefault(key, cell))
+    return found
 
 
 def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
     """Resolve what is new, freeze it in `study.yaml`, and give the cells that were asked for.
 
-    Cells that differ only in their seed are resolved once, so that seeds share one number of steps.
+    Cells that differ only in their seed are resolved once, so that seeds share one number of steps, also
+    where some are asked for later.
 
     Raises:
-        UserError: the study there was edited, or `resolve` found a mistake.
+        UserError: the study there was edited, `resolve` found a mistake, or two cells are one run.
     """
     path = folder.study_path
     stored = _stored_cells(folder)
-    by_run_id = {cell["run_id"]: cell for cell in stored}
-    frozen = _continued_cells(request, stored, path)
-    wanted = {asked_hash(cell.experiment): cell for cell in request.cells}
-    fresh = {asked: cell for asked, cell in wanted.items() if asked not in frozen}
-    for asked, cell in zip(fresh, _resolved(list(fresh.values()), resolve), strict=True):
-        assert is_resolved(cell.experiment)
-        frozen[asked] = FrozenCell(
-            model_preset=cell.model_preset,
-            task_preset=cell.task_preset,
-            experiment=cell.experiment,
-            asked=asked,
-        )
+    wanted = (*request.trials, *request.cells)
+    references = _references(wanted)
+    hashes = [asked_hash(cell, reference) for cell, reference in zip(wanted, references, strict=True)]
+    frozen = _continued_cells(wanted, hashes, stored, path)
+    fresh = {}
+    for asked, cell, reference in zip(hashes, wanted, references, strict=True):
+        if asked in frozen:
+            continue
+        sibling = _sibling(cell, reference, stored, path)
+        if sibling is None:
+            fresh[asked] = cell, reference
+        else:
+            frozen[asked] = replace(
+                sibling, experiment=replace(sibling.experiment, seed=cell.experiment.seed), asked=asked
+            )
+    frozen |= _resolved(fresh, frozen, resolve)
     # Two cells may ask for budgets that resolve to one number of steps; they are one run.
-    cells = {frozen[asked].run_id: frozen[asked] for asked in wanted}
-    added = {run_id: cell for run_id, cell in cells.items() if run_id not in by_run_id}
+    cells = {frozen[asked].key: frozen[asked] for asked in hashes}
+    _refuse_two_names((frozen[asked], cell.model_preset) for asked, cell in zip(hashes, wanted, strict=True))
+    known = {(cell.get("match"), cell.get("trial"), cell["run_id"]) for cell in stored}
+    added = [cell for key, cell in cells.items() if key not in known]
     if added or not path.exists():
         document = {
             "study": request.study,
             "schema_version": SCHEMA_VERSION,
             "measure": list(request.measure),
-            "cells": [*stored, *(cell.document() for cell in added.values())],
+            "cells": [*stored, *(cell.document() for cell in added)],
         }
         header = (
             "# Made by seqbench: the cells as they run, every choice resolved. Run it; edit a study file.\n"
@@ -441,8 +178,17 @@ def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
         measure=request.measure,
         cells=tuple(cells.values()),
         added=len(added),
-        others=len(set(by_run_id) - set(cells)),
+        others=len(known - set(cells)),
     )
+
+
+def _refuse_two_names(named: Iterable[tuple[FrozenCell, str]]) -> None:
+    names: dict[tuple[str | None, int | None, str], str] = {}
+    for cell, name in named:
+        other = names.setdefault(cell.key, name)
+        if other != name:
+            both = f"{other} and {name}"
+            raise UserError(f"model: {both} are one run ({cell.run_id}); leave one out")
 
 
 def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | None]]:
@@ -452,38 +198,70 @@ def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | 
     Raises:
         UserError: the study in `folder` was edited.
     """
-    frozen = _continued_cells(request, _stored_cells(folder), folder.study_path)
+    wanted = (*request.trials, *request.cells)
+    hashes = [
+        asked_hash(cell, reference) for cell, reference in zip(wanted, _references(wanted), strict=True)
+    ]
+    frozen = _continued_cells(wanted, hashes, _stored_cells(folder), folder.study_path)
     result: list[tuple[Cell, str | None]] = []
-    for cell in request.cells:
-        known = frozen.get(asked_hash(cell.experiment))
+    for cell, asked in zip(wanted, hashes, strict=True):
+        known = frozen.get(asked)
         if known is not None:
             result.append((known, known.run_id))
         else:
-            result.append((cell, cell.experiment.run_id() if is_resolved(cell.experiment) else None))
+            decided = cell.match is None and is_resolved(cell.experiment)
+            result.append((cell, cell.experiment.run_id() if decided else None))
     return result
 
 
 def _stored_cells(folder: StudyFolder) -> list[dict[str, Any]]:
     path = folder.study_path
-    cells: list[dict[str, Any]] = _stored(load_yaml(path), path)["cells"] if path.exists() else []
+    cells: list[dict[str, Any]] = stored_study(load_yaml(path), path)["cells"] if path.exists() else []
     return cells
 
 
 def _continued_cells(
-    request: Request, stored: Sequence[Mapping[str, Any]], path: Path
+    wanted: Sequence[Cell], hashes: Sequence[str], stored: Sequence[Mapping[str, Any]], path: Path
 ) -> dict[str, FrozenCell]:
-    """The cells of `request` that are frozen already, by what was asked for."""
+    """Those of the cells that are frozen already, by what was asked for."""
     by_asked = {cell["asked"]: cell for cell in stored}
-    by_run_id = {cell["run_id"]: cell for cell in stored}
+    by_key = {(cell.get("match"), cell.get("trial"), cell["run_id"]): cell for cell in stored}
     frozen: dict[str, FrozenCell] = {}
-    for cell in request.cells:
-        asked = asked_hash(cell.experiment)
+    for asked, cell in zip(hashes, wanted, strict=True):
         found = by_asked.get(asked)
-        if found is None and is_resolved(cell.experiment):
-            found = by_run_id.get(cell.experiment.run_id())
+        decided = cell.match is None and is_resolved(cell.experiment)
+        if found is None and (cell.stored is not None or decided):
+            found = by_key.get((cell.match, cell.trial, cell.experiment.run_id()))
         if found is not None:
             frozen[asked] = _continued(cell, found, path)
+        elif cell.stored is not None:
+            frozen[asked] = _frozen(cell, cell.experiment, asked, cell.stored.get("measured") or {})
     return frozen
+
+
+def _sibling(
+    cell: Cell, reference: Cell | None, stored: Sequence[Mapping[str, Any]], path: Path
+) -> FrozenCell | None:
+    """What is frozen of the same cell with another seed."""
+    by_asked = {one["asked"]: one for one in stored}
+    for seed in dict.fromkeys(one["experiment"].get("seed") for one in stored):
+        other = replace(cell, experiment=replace(cell.experiment, seed=seed))
+        found = by_asked.get(asked_hash(other, reference))
+        if found is not None:
+            return _continued(other, found, path)
+    return None
+
+
+def _frozen(cell: Cell, experiment: Experiment, asked: str, measured: Mapping[str, Any]) -> FrozenCell:
+    return FrozenCell(
+        model_preset=cell.model_preset,
+        task_preset=cell.task_preset,
+        experiment=experiment,
+        match=cell.match,
+        trial=cell.trial,
+        asked=asked,
+        measured=measured,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -509,6 +287,11 @@ class SpeedCell:
         }
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
+    def models(self) -> dict[str, Any]:
+        """What is timed, whatever the budget."""
+        documents = {name: experiment.document() for name, experiment in self.experiments.items()}
+        return {name: [one["model"], one["task"], one["data"]] for name, one in documents.items()}
+
     def document(self) -> dict[str, Any]:
         """The cell as the `config.yaml` of its run holds it."""
         documents = {name: experiment.document() for name, experiment in self.experiments.items()}
@@ -525,10 +308,13 @@ def speed_cells(made: Made, device: str) -> list[SpeedCell]:
     """One comparison for each task, data and precision of the study; of each model its first cell."""
     groups: dict[str, dict[str, FrozenCell]] = {}
     for cell in made.cells:
+        if cell.trial is not None:
+            continue
         document = cell.experiment.document()
-        key = canonical_json([document["task"], document["data"], document["training"]["precision"]])
+        data = [document["task"], document["data"], document["training"]["precision"]]
+        key = canonical_json([cell.match, *data])
         groups.setdefault(key, {}).setdefault(cell.model_preset, cell)
-    return [
+    cells = [
         SpeedCell(
             task_preset=next(iter(group.values())).task_preset,
             experiments={name: cell.experiment for name, cell in group.items()},
@@ -537,6 +323,8 @@ def speed_cells(made: Made, device: str) -> list[SpeedCell]:
         )
         for group in groups.values()
     ]
+    # Matches that move the steps alone leave the models as they are: one comparison serves them all.
+    return list({canonical_json(cell.models()): cell for cell in reversed(cells)}.values())[::-1]
 
 
 def remaining_speed(cells: Sequence[SpeedCell], folder: StudyFolder) -> list[SpeedCell]:
@@ -551,21 +339,38 @@ def remaining_speed(cells: Sequence[SpeedCell], folder: StudyFolder) -> list[Spe
     return missing
 
 
-def is_resolved(experiment: Experiment) -> bool:
-    """Whether nothing in it depends on the device any more."""
-    return experiment.training.steps is not None and experiment.training.precision != "auto"
+def _resolved(
+    fresh: Mapping[str, tuple[Cell, Cell | None]], frozen: Mapping[str, FrozenCell], resolve: Resolve
+) -> dict[str, FrozenCell]:
+    together: list[Asked] = []
+    places: dict[str, int] = {}
 
+    def place(experiment: Experiment, match: str | None = None, reference: int | None = None) -> int:
+        one = Asked(experiment=replace(experiment, seed=0), match=match, reference=reference)
+        key = canonical_json([one.experiment.document(), match, reference])
+        if key not in places:
+            places[key] = len(together)
+            together.append(one)
+        return places[key]
 
-def _resolved(cells: Sequence[Cell], resolve: Resolve) -> list[Cell]:
-    keys = [canonical_json(replace(cell.experiment, seed=0).document()) for cell in cells]
-    first: dict[str, Experiment] = {}
-    for key, cell in zip(keys, cells, strict=True):
-        first.setdefault(key, cell.experiment)
-    resolved = dict(zip(first, resolve(list(first.values())), strict=True)) if first else {}
-    return [
-        replace(cell, experiment=replace(resolved[key], seed=cell.experiment.seed))
-        for key, cell in zip(keys, cells, strict=True)
-    ]
+    at: dict[str, int] = {}
+    for asked, (cell, reference) in fresh.items():
+        if reference is None or reference is cell:
+            at[asked] = place(cell.experiment)
+            continue
+        known = frozen.get(asked_hash(reference, reference))
+        first = place(reference.experiment if known is None else known.experiment)
+        # Another seed of the reference is the reference.
+        is_reference = replace(cell.experiment, seed=0) == replace(reference.experiment, seed=0)
+        at[asked] = first if is_reference else place(cell.experiment, cell.match, first)
+    resolved = resolve(together) if together else []
+    result = {}
+    for asked, (cell, _) in fresh.items():
+        found = resolved[at[asked]]
+        assert is_resolved(found.experiment)
+        experiment = replace(found.experiment, seed=cell.experiment.seed)
+        result[asked] = _frozen(cell, experiment, asked, found.measured)
+    return result
 
 
 def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
@@ -578,52 +383,26 @@ def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
     training = found.get("training")
     if not isinstance(training, dict):
         raise UserError(f"{where}: was edited: it has no training section")
-    open_fields = ["steps"] if cell.experiment.training.steps is None else []
+    is_open = cell.experiment.training.steps is None or cell.match in ("flops", "seconds")
+    open_fields = ["steps"] if is_open else []
     open_fields += ["precision"] if cell.experiment.training.precision == "auto" else []
     open_fields += [name for name in BUDGETS if name != "steps"]
     for document in (asked, found):
         document["training"] = {k: v for k, v in document["training"].items() if k not in open_fields}
+    if cell.match == "parameters":
+        for document in (asked, found):
+            document["model"] = {k: v for k, v in document["model"].items() if k != "width"}
     changed = differences(asked, found)
     experiment = replace(cell.experiment, training=checked("training", TrainingConfig, training))
+    if cell.match == "parameters" and not changed:
+        model = {k: v for k, v in stored["experiment"]["model"].items() if k != "name"}
+        experiment = replace(experiment, model=checked("model", type(experiment.model), model))
     if not changed and experiment.run_id() != stored["run_id"]:
         changed = [f"its fields give run {experiment.run_id()}"]
     if changed:
         raise UserError(f"{where}: was edited: {'; '.join(changed)}; put it back, or use another --study")
-    return FrozenCell(
-        model_preset=str(stored["model"]),
-        task_preset=str(stored["task"]),
-        experiment=experiment,
-        asked=str(stored["asked"]),
-    )
-
-
-def _thawed(stored: Mapping[str, Any], name: str, trust_code: bool) -> Cell:
-    try:
-        experiment = experiment_from(stored["experiment"], files_allowed=trust_code)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from None
-    if not is_resolved(experiment):
-        raise UserError(f"{name}: a cell has no number of steps or no precision")
-    return Cell(model_preset=str(stored["model"]), task_preset=str(stored["task"]), experiment=experiment)
-
-
-def _stored(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The content of a frozen `study.yaml`, its shape checked."""
-    version = raw.get("schema_version")
-    if type(version) is not int or version < 1:
-        raise UserError(f"{path}: schema_version: must be {SCHEMA_VERSION}, got {shown(version)}")
-    if version > SCHEMA_VERSION:
-        raise UserError(f"{path}: has schema version {version}; this seqbench reads up to {SCHEMA_VERSION}")
-    cells = raw.get("cells")
-    if not isinstance(cells, list):
-        raise UserError(f"{path}: cells: must be a list, got {shown(cells)}")
-    for number, cell in enumerate(cells, start=1):
-        texts = isinstance(cell, dict) and all(
-            isinstance(cell.get(key), str) for key in ("run_id", "asked", "model", "task")
-        )
-        if not texts or not isinstance(cell.get("experiment"), dict):
-            raise UserError(f"{path}: cells: number {number} is not what seqbench wrote")
-    return {**raw, "measure": list(_measure(raw.get("measure", ["train"])))}
+    named = replace(cell, model_preset=str(stored["model"]), task_preset=str(stored["task"]))
+    return _frozen(named, experiment, str(stored["asked"]), stored.get("measured") or {})
 
 
 def remaining(made: Made, folder: StudyFolder) -> list[FrozenCell]:
@@ -635,7 +414,7 @@ def remaining(made: Made, folder: StudyFolder) -> list[FrozenCell]:
         UserError: a run's `config.yaml` or record holds another experiment than its cell.
     """
     cells = []
-    for cell in made.cells:
+    for cell in made.runs:
         run = folder.run(cell.run_id)
         run.open(cell.document())
         record = run.result()

@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import Logger
 
 from benchmark import checkpoint, tracking
 from benchmark.config import Experiment, RunOptions, UserError
+from benchmark.device import choose_device
 from benchmark.evaluation import Process, generate, mean_loss, score
 from benchmark.measure.steps import FLUSH_STEPS, Diverged, StepLog
 from benchmark.measure.timing import Clock
@@ -56,16 +57,6 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by signal {number}")
         self.exit_code = 128 + number
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is CUDA where it is, else the CPU. UserError for a device that is not there."""
-    present = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    if name == "auto":
-        return torch.device(present[-1])
-    if name not in present:
-        raise UserError(f"device: no {name!r} here; there are: auto, {', '.join(present)}")
-    return torch.device(name)
 
 
 def corpus_of(experiment: Experiment, data_directory: Path, cache_directory: Path) -> tuple[Task, Corpus]:

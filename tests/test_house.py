@@ -76,12 +76,12 @@ def test_the_tree_in_the_readme_is_that_of_the_packages():
     for line in tree.strip().split("\n"):
         depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
         folders[depth:] = [name]
-        if name.endswith(".py"):
+        if name.endswith((".py", ".md")):
             named.add("".join(folders))
     found = {
         path.relative_to(ROOT).as_posix()
         for package in ("models", "tasks", "benchmark")
         for path in (ROOT / package).glob("**/*.py")
         if not path.name.startswith("__")
-    }
+    } | {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("**/*.md")}
     assert named - {"models/__init__.py", "tasks/__init__.py"} == found

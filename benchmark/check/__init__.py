@@ -22,7 +22,7 @@ from benchmark.config import (
     task_module,
     unknown_name,
 )
-from benchmark.study import preset
+from benchmark.request import preset
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def check_model(name: str, options: Mapping[str, Any] | None = None) -> list[Out
 
 
 def preflight_model(name: str, config: Any) -> None:
-    """What is checked before anything is trained: answers of the right form, and no look at the future.
+    """What is checked before anything is trained: answers of the right form, no look at the future, and
+    closed forms, where there are any, that are those of the model.
 
     Takes a fraction of a second, at the size that `config.tiny()` gives; the random state stays as it was.
 
@@ -151,10 +152,16 @@ def preflight_model(name: str, config: Any) -> None:
         at_test_size,
         no_target_position_sees_its_future,
         the_hooks_answer_in_the_right_form,
+        theory_equals_what_is_counted,
     )
 
     subject = ModelUnderCheck(name, at_test_size(config))
-    for check in (the_hooks_answer_in_the_right_form, no_target_position_sees_its_future):
+    checks = (
+        the_hooks_answer_in_the_right_form,
+        no_target_position_sees_its_future,
+        theory_equals_what_is_counted,
+    )
+    for check in checks:
         outcome = outcome_of(check, [subject])
         if not outcome.ok:
             raise UserError(f"model.name: {outcome.message}")

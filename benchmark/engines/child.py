@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -10,14 +11,19 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from benchmark.config import Experiment, RunOptions, UserError, experiment_from, load_yaml, one_line
 from benchmark.record import Provenance, SpeedRecord, TrainRecord, take_provenance, threads_of
 from benchmark.store import RunFolder, StorageError
+
+WAIT_SECONDS = 60.0
+"""For another process in the same run's folder to end."""
 
 
 def options_json(options: RunOptions) -> str:
@@ -62,8 +68,32 @@ def run_child(run_folder: Path, options: RunOptions) -> int:
         )
     # Lightning starts this command again for each further process of a run; the first one keeps the record.
     first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if first:
+    if not first:
+        return _run(folder, experiment, options, first=False)
+    with _alone_in(folder):
         folder.remove_unfinished()
+        return _run(folder, experiment, options, first=True)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: RunFolder) -> Iterator[None]:
+    """Wait for a process whose worker was killed, and which has not ended yet.
+
+    Raises:
+        UserError: it does not end.
+    """
+    lock = FileLock(folder.path / ".running.lock", timeout=WAIT_SECONDS)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder.path}: another process still works in this folder; end it first") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run(folder: RunFolder, experiment: Experiment, options: RunOptions, *, first: bool) -> int:
     from benchmark.trainer import Interrupted, run_cell
 
     if experiment.model_file_sha256 is not None:  # those of the repository are checked by its tests
@@ -92,12 +122,23 @@ def run_child(run_folder: Path, options: RunOptions) -> int:
 
 
 def resolve_child(documents: Sequence[dict[str, Any]], options: RunOptions) -> list[dict[str, Any]]:
-    """Experiments as documents, their budgets turned into steps and their precision chosen on this device."""
+    """What is asked for, each as a document, with every choice made on this device."""
     from benchmark.resolution import resolve
+    from benchmark.study import Asked
 
-    # Whoever asked for these has named their files, and the hashes are checked.
-    experiments = [experiment_from(document, files_allowed=True) for document in documents]
-    return [experiment.document() for experiment in resolve(experiments, options)]
+    asked = [
+        Asked(
+            # Whoever asked for these has named their files, and the hashes are checked.
+            experiment=experiment_from(one["experiment"], files_allowed=True),
+            match=one["match"],
+            reference=one["reference"],
+        )
+        for one in documents
+    ]
+    return [
+        {"experiment": one.experiment.document(), "measured": dict(one.measured)}
+        for one in resolve(asked, options)
+    ]
 
 
 def run_speed_child(run_folder: Path, options: RunOptions) -> int:

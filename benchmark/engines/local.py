@@ -1,7 +1,8 @@
-"""One machine: cells run one after another, each in a process of its own.
+"""One machine: each cell in a process of its own, one at a time on each device.
 
 A process of its own keeps peak memory, caches and crashes apart. The parent blocks while a child computes,
-since a parent that polls takes time from what is measured.
+since a parent that polls takes time from what is measured. Any number of workers may share a study's folder:
+a cell is run by the one that holds its lease.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import re
 import signal
 import subprocess
@@ -21,10 +23,13 @@ from types import FrameType
 from typing import IO, NamedTuple
 
 from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
+from benchmark.engines import Finished, Started
 from benchmark.engines.child import failed_record, failed_speed_record, options_json
-from benchmark.record import Record, UnreadableRecord, device_name, threads_of
+from benchmark.lease import Leases, Seen
+from benchmark.record import Record, UnreadableRecord, available_cores, threads_of
+from benchmark.request import is_resolved
 from benchmark.store import RunFolder, StudyFolder
-from benchmark.study import FrozenCell, SpeedCell, is_resolved
+from benchmark.study import Asked, FrozenCell, Resolved, SpeedCell
 
 GRACE_SECONDS = 30.0
 """From the signal that asks a child to end to the one that makes it."""
@@ -89,10 +94,11 @@ def child_environment(options: RunOptions, environment: Mapping[str, str]) -> di
 
 
 class Supervisor:
-    """Starts children one at a time and passes signals on: none outlives this process's end by signal."""
+    """Starts children and passes signals on: none outlives this process's end by signal."""
 
     def __init__(self) -> None:
-        self._child: subprocess.Popen[bytes] | None = None
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        """By what they work on."""
         self._received: int | None = None
         self._timer: threading.Timer | None = None
 
@@ -112,9 +118,9 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again = self._received is not None
         self._received = self._received or number
-        self._signal_child(signal.SIGKILL if again else signal.SIGTERM)
-        if self._child is not None and self._timer is None:
-            self._timer = threading.Timer(GRACE_SECONDS, self._signal_child, [signal.SIGKILL])
+        self._signal_children(signal.SIGKILL if again else signal.SIGTERM)
+        if self._timer is None:
+            self._timer = threading.Timer(GRACE_SECONDS, self._signal_children, [signal.SIGKILL])
             self._timer.daemon = True
             self._timer.start()
 
@@ -125,8 +131,16 @@ class Supervisor:
         if self._received is not None:
             raise Interrupted(self._received)
 
-    def _signal_child(self, number: int) -> None:
-        child = self._child
+    def end(self, name: str) -> None:
+        """End the child that works on `name`, at once."""
+        self._signal_child(name, signal.SIGKILL)
+
+    def _signal_children(self, number: int) -> None:
+        for name in list(self._children):
+            self._signal_child(name, number)
+
+    def _signal_child(self, name: str, number: int) -> None:
+        child = self._children.get(name)
         if child is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(child.pid, number)
@@ -138,8 +152,12 @@ class Supervisor:
         *,
         log_path: Path | None = None,
         given: bytes = b"",
+        name: str = "",
+        devices: str | None = None,
     ) -> Ended:
         """Run `seqbench arguments` to its end; its stderr goes to ours and, line by line, to the log.
+
+        `name` is what the child works on, `devices` what it may see of CUDA, none for all.
 
         Raises:
             Interrupted: a signal came; the child has ended.
@@ -151,22 +169,23 @@ class Supervisor:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=child_environment(options, os.environ),
+            env=child_environment(
+                options,
+                os.environ if devices is None else {**os.environ, "CUDA_VISIBLE_DEVICES": devices},
+            ),
             process_group=0,
         )
-        self._child = child
+        self._children[name] = child
         if self._has_signal():  # it came while the child was starting
-            self._signal_child(signal.SIGTERM)
+            self._signal_child(name, signal.SIGTERM)
         tee = _Tee(child.stderr, log_path)
         output = _Reader(child.stdout)
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(given)
         code = child.wait()
-        self._signal_child(signal.SIGKILL)  # what the child has left behind
-        self._child = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._signal_child(name, signal.SIGKILL)  # what the child has left behind
+        del self._children[name]
         tee.join()
         output.join()
         self._stop_if_signalled()
@@ -244,27 +263,138 @@ def _out_of_memory_kills() -> int:
     return int(counts.get("oom_kill", 0))
 
 
-def resolve(
-    supervisor: Supervisor, experiments: Sequence[Experiment], options: RunOptions
-) -> list[Experiment]:
-    """Budgets turned into steps and precision chosen, measured in a process like that of a run.
+def resolve(supervisor: Supervisor, asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
+    """Every choice made, as measured in a process like that of a run.
 
     Raises:
         Refused: the child found a mistake of the user and named it.
         ChildFailed: it ended otherwise.
     """
-    if all(is_resolved(experiment) for experiment in experiments):
-        return list(experiments)
-    documents = json.dumps([experiment.document() for experiment in experiments])
+    if all(is_resolved(one.experiment) and one.match is None for one in asked):
+        return [Resolved(experiment=one.experiment) for one in asked]
+    documents = json.dumps(
+        [
+            {"experiment": one.experiment.document(), "match": one.match, "reference": one.reference}
+            for one in asked
+        ]
+    )
     ended = supervisor.run(["resolve", "--options", options_json(options)], options, given=documents.encode())
     if ended.exit_code == 2:
         raise Refused
     if ended.exit_code != 0:
         raise ChildFailed(f"the budgets could not be turned into steps: {_reason(ended)}")
-    return [experiment_from(document, files_allowed=True) for document in json.loads(ended.output)]
+    return [
+        Resolved(experiment=experiment_from(one["experiment"], files_allowed=True), measured=one["measured"])
+        for one in json.loads(ended.output)
+    ]
 
 
-def run_cell(supervisor: Supervisor, cell: FrozenCell, folder: StudyFolder, options: RunOptions) -> Record:
+class LocalEngine:
+    """Runs cells on this machine: one at a time on each of its slots."""
+
+    def __init__(self, supervisor: Supervisor, folder: StudyFolder, options: RunOptions) -> None:
+        self._supervisor, self._folder, self._options = supervisor, folder, options
+        self._slots = slots(options)
+
+    def run(self, cells: Sequence[FrozenCell], started: Started) -> Iterator[Finished]:
+        """As `Engine.run`. What another worker holds is tried again once the rest is done."""
+        with Leases(self._folder.path, on_loss=self._supervisor.end) as leases:
+            held = {}
+            for finished in self._round(cells, started, leases, {}):
+                if finished.leased_by:
+                    held[finished.cell.run_id] = finished.cell
+                else:
+                    yield finished
+            if held:
+                abandoned = leases.watched(held)
+                yield from self._round(list(held.values()), started, leases, abandoned)
+
+    def _round(
+        self, cells: Sequence[FrozenCell], started: Started, leases: Leases, abandoned: Mapping[str, Seen]
+    ) -> Iterator[Finished]:
+        todo: queue.SimpleQueue[FrozenCell] = queue.SimpleQueue()
+        for cell in cells:
+            todo.put(cell)
+        done: queue.SimpleQueue[Finished | BaseException | None] = queue.SimpleQueue()
+        stopped = threading.Event()
+
+        def work(devices: str | None) -> None:
+            try:
+                while not stopped.is_set():
+                    cell = todo.get_nowait()
+                    holder = leases.take(cell.run_id, abandoned.get(cell.run_id))
+                    if holder is not None:
+                        done.put(Finished(cell, None, holder.who))
+                        continue
+                    try:
+                        done.put(self._one(cell, started, devices))
+                    finally:
+                        leases.release(cell.run_id)
+            except queue.Empty:
+                pass
+            except BaseException as error:
+                done.put(error)
+            finally:
+                done.put(None)
+
+        threads = [threading.Thread(target=work, args=[devices], daemon=True) for devices in self._slots]
+        for thread in threads:
+            thread.start()
+        working, failure = len(threads), None
+        try:
+            while working:
+                end = done.get()
+                if end is None:
+                    working -= 1
+                elif isinstance(end, BaseException):
+                    failure = failure or end
+                    stopped.set()
+                else:
+                    yield end
+            if failure is not None:
+                raise failure
+        finally:
+            stopped.set()  # whoever reads no further wants no further cell
+            for thread in threads:
+                thread.join()
+
+    def _one(self, cell: FrozenCell, started: Started, devices: str | None) -> Finished:
+        there = self._folder.run(cell.run_id).result()
+        if there is not None:  # another worker was faster
+            return Finished(cell, there)
+        started(cell)
+        try:
+            record = run_cell(self._supervisor, cell, self._folder, self._options, devices)
+        except Refused:
+            return Finished(cell, None)
+        return Finished(cell, record)
+
+
+def slots(options: RunOptions) -> list[str | None]:
+    """For each cell that runs at the same time, the CUDA devices that it may see; None where all.
+
+    On CUDA as many as there are devices for; on a CPU one, or as many as `--threads` leaves cores for.
+    """
+    if options.device != "cpu":
+        import torch
+
+        count = torch.cuda.device_count()
+        if count:
+            visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
+            groups = [visible[first : first + options.devices] for first in range(0, count, options.devices)]
+            return [",".join(group) for group in groups if len(group) == options.devices] or [None]
+    if options.threads is None:
+        return [None]
+    return [None] * max(1, available_cores() // (options.threads * options.devices))
+
+
+def run_cell(
+    supervisor: Supervisor,
+    cell: FrozenCell,
+    folder: StudyFolder,
+    options: RunOptions,
+    devices: str | None = None,
+) -> Record:
     """Run one cell to its record, whatever happens to its process.
 
     Raises:
@@ -279,6 +409,7 @@ def run_cell(supervisor: Supervisor, cell: FrozenCell, folder: StudyFolder, opti
         folder.run(cell.run_id),
         options,
         lambda failure: failed_record(cell.experiment, options, failure),
+        devices,
     )
 
 
@@ -296,16 +427,6 @@ def run_speed_cell(
     )
 
 
-def speed_device(options: RunOptions) -> str:
-    """The device that speeds are measured on, by name, with the threads and processes used of it."""
-    import torch
-
-    from benchmark.trainer import choose_device
-
-    device: torch.device = choose_device(options.device)
-    return f"{device_name(device)}, {threads_of(options)} threads, {options.devices} devices"
-
-
 def _options_of(
     options: RunOptions, folder: StudyFolder, experiments: Iterable[Experiment], task_preset: str
 ) -> RunOptions:
@@ -315,7 +436,12 @@ def _options_of(
 
 
 def _run_to_record(
-    supervisor: Supervisor, command: str, run: RunFolder, options: RunOptions, failed: Callable[[str], Record]
+    supervisor: Supervisor,
+    command: str,
+    run: RunFolder,
+    options: RunOptions,
+    failed: Callable[[str], Record],
+    devices: str | None = None,
 ) -> Record:
     with contextlib.suppress(FileNotFoundError):
         try:
@@ -327,7 +453,7 @@ def _run_to_record(
         else:
             run.record_path.unlink()  # of an attempt that failed
     arguments = [command, str(run.path), "--options", options_json(options)]
-    ended = supervisor.run(arguments, options, log_path=run.log_path)
+    ended = supervisor.run(arguments, options, log_path=run.log_path, name=run.run_id, devices=devices)
     record = _record_of(run)
     if record is not None:
         return record

@@ -21,15 +21,17 @@ from torch import Tensor, nn
 
 from benchmark.config import Experiment, RunOptions, UserError
 from benchmark.decoding import beam_search
+from benchmark.device import choose_device
 from benchmark.evaluation import Process
+from benchmark.measure.machine import MachineWatch, gpu_uuid
 from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
 from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
 from benchmark.module import Seq2SeqModule, rate_factor, step_seed
 from benchmark.outcome import resolved_precision
-from benchmark.record import SpeedRecord, SpeedRow, take_provenance, threads_of
-from benchmark.trainer import build_model, choose_device, corpus_of, make_trainer, quiet
+from benchmark.record import SpeedRecord, SpeedRow, available_cores, take_provenance, threads_of
+from benchmark.trainer import build_model, corpus_of, make_trainer, quiet
 from models import BEGIN, END, ModelConfig, Seq2SeqModel
 from tasks import TRAIN, Batch
 from tasks.data import batching
@@ -187,19 +189,22 @@ def measure_speed(
     data = DataModule(corpus, batch_tokens=first.data.batch_tokens, seed=first.seed)
     clock = Clock(device)
     rounds = TimedBatches(data, device, ROUNDS, first.seed)
-    trained, generated = [_peak(device, clock, first.training.precision)], []
+    trained, generated = [matrix_products(device, clock, first.training.precision)], []
     for name, experiment in experiments.items():
         trained += _training(name, experiment, corpus, rounds, device, clock)
         generated += _generation(name, experiment, corpus, device, clock)
     again = _training(next(iter(experiments)), first, corpus, rounds, device, clock)[0]
     trained.append(replace(again, phase=AGAIN))
+    watch = MachineWatch(threads=torch.get_num_threads(), cores=available_cores(), gpu=gpu_uuid(device))
+    watch.start()
     seconds = {
-        **_timed(trained, rounds=ROUNDS),
-        **_timed(generated, rounds=GENERATION_ROUNDS),
+        **_timed(trained, rounds=ROUNDS, watch=watch),
+        **_timed(generated, rounds=GENERATION_ROUNDS, watch=watch),
     }
     rows = _rows([*trained, *generated], seconds, experiments, rounds, len(corpus.vocabulary))
     if overhead:
         rows += _overhead_rows(next(iter(experiments)), first, options)
+    seen = watch.stop()
     provenance = take_provenance(device=device, precision=resolved_precision(first))
     return SpeedRecord(
         run_id=run_id,
@@ -212,13 +217,15 @@ def measure_speed(
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         experiments={name: experiment.document() for name, experiment in experiments.items()},
         rows=rows,
+        noisy=seen.noisy,
+        noise=list(seen.reasons),
         timing_method=f"{clock.name}; {ROUNDS} interleaved, shuffled rounds of {STEPS} steps after "
         f"{WARMUP_ROUNDS} warm-up rounds; medians with intervals of order statistics, ratios as geometric "
         "means over rounds with t-intervals",
     )
 
 
-def _peak(device: torch.device, clock: Clock, precision: str) -> Contestant:
+def matrix_products(device: torch.device, clock: Clock, precision: str) -> Contestant:
     """Matrix products of a size at which the device is at its best."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=dtype) for _ in range(2))
@@ -234,8 +241,14 @@ def _peak(device: torch.device, clock: Clock, precision: str) -> Contestant:
     )
 
 
-def _timed(contestants: Sequence[Contestant], *, rounds: int) -> dict[tuple[str, str], list[float]]:
-    works = {f"{one.model} {one.phase}": one.work for one in contestants}
+def _timed(
+    contestants: Sequence[Contestant], *, rounds: int, watch: MachineWatch
+) -> dict[tuple[str, str], list[float]]:
+    def watched(work: Callable[[int], float], number: int) -> float:
+        watch.sample()
+        return work(number)
+
+    works = {f"{one.model} {one.phase}": partial(watched, one.work) for one in contestants}
     seconds = interleaved(works, rounds=rounds, warmup=WARMUP_ROUNDS, seed=0)
     return {(one.model, one.phase): seconds[f"{one.model} {one.phase}"] for one in contestants}
 

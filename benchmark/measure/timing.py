@@ -87,6 +87,24 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Interva
     )
 
 
+def drift(seconds: Sequence[float]) -> Interval:
+    """How many times as long the last round took as the first, by a line through the logarithms of all.
+
+    At least 3 rounds, in the order in which they were made.
+    """
+    from scipy.special import stdtrit
+
+    count, logs = len(seconds), [math.log(one) for one in seconds]
+    line = statistics.linear_regression(range(count), logs)
+    residuals = [log - line.intercept - line.slope * number for number, log in enumerate(logs)]
+    deviation = math.sqrt(sum(one * one for one in residuals) / (count - 2))
+    # Of n equidistant rounds, the sum of squares around the middle is n (n^2 - 1) / 12.
+    error = deviation / math.sqrt(count * (count**2 - 1) / 12)
+    half = float(stdtrit(count - 2, 0.975)) * error
+    value, low, high = (math.exp((count - 1) * (line.slope + one)) for one in (0, -half, half))
+    return Interval(value=value, low=low, high=high)
+
+
 def median(values: Sequence[float]) -> Interval:
     """Median and a 95 % interval from order statistics, whatever the distribution (at least 6 values)."""
     ordered = sorted(values)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmark.config import canonical_json
+from benchmark.config import canonical_json, flattened
 from benchmark.measure.significance import Summary, summarise
 from benchmark.record import SpeedRecord, TrainRecord
+from benchmark.report.budgets import broken_match
 from tasks import VALIDATION
 
 TIMINGS = (
@@ -40,6 +41,8 @@ class Conditions:
     precision: str
     harness_version: int
     torch_version: str
+    match: str = ""
+    """What the study holds equal between the models; empty where it does not say."""
     signatures: tuple[tuple[str, str], ...] = ()
     """Metric and signature of each score; empty for runs that scored nothing."""
 
@@ -54,6 +57,8 @@ class Cell:
     done: tuple[TrainRecord, ...]
     failed: tuple[TrainRecord, ...]
     diverged: tuple[TrainRecord, ...]
+    invalid: str = ""
+    """Why the row is not what its match promises, and so takes part in no comparison; empty where it does."""
 
     @property
     def records(self) -> tuple[TrainRecord, ...]:
@@ -79,6 +84,15 @@ class Cell:
         ]
         return summarise(values) if values else None
 
+    def values(self, split: str, metric: str) -> dict[int, float]:
+        """By seed, of the runs that have this score."""
+        return {
+            record.seed: score.value
+            for record in self.done
+            for score in record.scores
+            if (score.split, score.metric) == (split, metric)
+        }
+
     def median(self, field: str) -> float | None:
         """Of a record's field over the seeds that measured it."""
         values = [value for record in self.done if (value := getattr(record, field)) is not None]
@@ -98,6 +112,11 @@ class Group:
     cells: tuple[Cell, ...]
 
     @property
+    def comparable(self) -> tuple[Cell, ...]:
+        """Those that are what the group's match promises."""
+        return tuple(cell for cell in self.cells if not cell.invalid)
+
+    @property
     def records(self) -> list[TrainRecord]:
         """Every run of the group, in the order of its rows."""
         return [record for cell in self.cells for record in cell.records]
@@ -111,13 +130,21 @@ class Group:
         return sorted(found, key=lambda key: key[0] == VALIDATION)
 
 
-def groups(records: Iterable[TrainRecord], model_order: Sequence[str] = ()) -> list[Group]:
-    """The tables of a study, each with its rows; models in `model_order`, others after it by name."""
+def groups(
+    records: Iterable[TrainRecord],
+    model_order: Sequence[str] = (),
+    matches: Mapping[str, Sequence[str]] | None = None,
+) -> list[Group]:
+    """The tables of a study, each with its rows; models in `model_order`, others after it by name.
+
+    `matches` has the matches that a run is a cell of: a run of several is in the table of each.
+    """
     every = sorted(records, key=lambda r: (r.seed, r.run_id))
-    varying = _varying(every)
     by_conditions: dict[Conditions, list[TrainRecord]] = {}
     for record in every:
-        by_conditions.setdefault(_conditions(record), []).append(record)
+        for match in (matches or {}).get(record.run_id, ("",)):
+            conditions = replace(_conditions(record), match=match)
+            by_conditions.setdefault(conditions, []).append(record)
     for conditions in sorted(by_conditions):
         if conditions.signatures:
             continue
@@ -127,18 +154,55 @@ def groups(records: Iterable[TrainRecord], model_order: Sequence[str] = ()) -> l
         ]
         if with_scores:
             by_conditions[with_scores[0]].extend(by_conditions.pop(conditions))
+    # What a match moves is no setting; within one match, and over all devices, a setting is one.
+    by_match: dict[str, list[TrainRecord]] = {}
+    for conditions, found in by_conditions.items():
+        by_match.setdefault(conditions.match, []).extend(found)
+    varying = {match: _varying(found) for match, found in by_match.items()}
     return [
-        Group(conditions=conditions, cells=_cells(by_conditions[conditions], varying, model_order))
+        _checked(
+            Group(
+                conditions=conditions,
+                cells=_cells(by_conditions[conditions], varying[conditions.match], model_order),
+            )
+        )
         for conditions in sorted(by_conditions)
     ]
 
 
-def rows(records: Iterable[TrainRecord], model_order: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _checked(group: Group) -> Group:
+    """With every row that breaks the match marked; what the others are matched to is the first."""
+    cells = tuple(
+        replace(cell, invalid=broken_match(cell, group.cells[0], group.conditions.match))
+        for cell in group.cells
+    )
+    return replace(group, cells=cells)
+
+
+def group_titles(study: str, every: Sequence[Group]) -> list[str]:
+    """What all groups of a study are called: by their task, and by their device where there are several."""
+    titles = []
+    for conditions in (group.conditions for group in every):
+        title = f"{study}: {conditions.task}"
+        if conditions.match:
+            title += f", equal {conditions.match}"
+        if len({replace(other.conditions, match="") for other in every}) > 1:
+            threads = f"{conditions.threads:,} thread{'' if conditions.threads == 1 else 's'}"
+            title += f" ({conditions.precision}, {conditions.device}, {threads})"
+        titles.append(title)
+    return titles
+
+
+def rows(
+    records: Iterable[TrainRecord],
+    model_order: Sequence[str] = (),
+    matches: Mapping[str, Sequence[str]] | None = None,
+) -> list[dict[str, Any]]:
     """The rows of all tables at full precision, flat: equal names in each, None where nothing was measured.
 
     `table` numbers the tables: only rows of one table may be compared.
     """
-    all_groups = groups(records, model_order)
+    all_groups = groups(records, model_order, matches)
     scored = list(dict.fromkeys(key for group in all_groups for key in group.scored))
     result = []
     for number, group in enumerate(all_groups, start=1):
@@ -146,8 +210,10 @@ def rows(records: Iterable[TrainRecord], model_order: Sequence[str] = ()) -> lis
         for cell in group.cells:
             row: dict[str, Any] = {
                 "table": number,
+                "match": conditions.match or None,
                 "model": cell.model,
                 "settings": cell.label,
+                "invalid": cell.invalid or None,
                 "task": conditions.task,
                 "task_version": conditions.task_version,
                 "device": conditions.device,
@@ -204,17 +270,6 @@ def speed_rows(records: Iterable[SpeedRecord]) -> list[dict[str, Any]]:
         for record in records
         for row in record.rows
     ]
-
-
-def flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted name."""
-    result: dict[str, Any] = {}
-    for name, value in document.items():
-        if isinstance(value, Mapping):
-            result.update(flattened(value, f"{prefix}{name}."))
-        else:
-            result[f"{prefix}{name}"] = value
-    return result
 
 
 def _conditions(record: TrainRecord) -> Conditions:

@@ -10,6 +10,15 @@ from dataclasses import dataclass, field
 from benchmark.report.escaping import for_markdown, for_terminal
 
 BETWEEN = "  "
+NOT_MEASURED = "-"
+
+METRIC_TITLES = {
+    "bleu": ("BLEU",),
+    "chrf": ("chrF",),
+    "sequence_accuracy": ("sequence", "accuracy %"),
+    "token_accuracy": ("token", "accuracy %"),
+}
+"""Metrics as tables call them, line by line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +45,13 @@ class Table:
     labels: int
     remarks: list[str] = field(default_factory=list)
     """What is not in the rows and should be seen: runs that failed."""
+    last_notes: list[str] = field(default_factory=list)
+    """What is to be explained and belongs to no column."""
 
     @property
     def notes(self) -> list[str]:
-        """Those of the columns, each once."""
-        return list(dict.fromkeys(column.note for column in self.columns if column.note))
+        """Those of the columns, each once, and the last ones."""
+        return [*dict.fromkeys(column.note for column in self.columns if column.note), *self.last_notes]
 
 
 def terminal_lines(table: Table, width: int) -> list[str]:

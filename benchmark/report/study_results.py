@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +26,10 @@ class StudyResults:
     """One line for each run of the study that has no record."""
     model_order: tuple[str, ...] = ()
     """Models as the study names them."""
+    trials: tuple[TrainRecord, ...] = ()
+    """Of the search, in its order; they are no part of the comparison."""
+    matches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By run: the matches that it is a cell of; one that is in none stands for itself."""
 
 
 def load_study(folder: Path) -> StudyResults:
@@ -43,13 +47,21 @@ def load_study(folder: Path) -> StudyResults:
     # the name inside the study, so that a report does not depend on where the study lies
     unreadable = [str(error).replace(f"{study.path}{os.sep}", "") for error in contents.unreadable]
     there = {path.parent.name for path in folder.glob("runs/*/record.json")}
+    trained = {r.run_id: r for r in contents.records if isinstance(r, TrainRecord)}
+    trials = [cell.run_id for cell in cells if cell.trial is not None]
+    matches: dict[str, tuple[str, ...]] = {}
+    for cell in cells:
+        if cell.match is not None:
+            matches[cell.run_id] = (*matches.get(cell.run_id, ()), cell.match)
     return StudyResults(
         name=study.name,
-        train_records=tuple(r for r in contents.records if isinstance(r, TrainRecord)),
+        train_records=tuple(r for r in trained.values() if r.run_id not in set(trials)),
         speed_records=tuple(r for r in contents.records if isinstance(r, SpeedRecord)),
         unreadable=tuple(unreadable),
-        missing=tuple(cell.label for cell in cells if cell.run_id not in there),
+        missing=tuple({cell.run_id: cell.label for cell in cells if cell.run_id not in there}.values()),
         model_order=tuple(dict.fromkeys(cell.model for cell in cells)),
+        trials=tuple(trained[run_id] for run_id in trials if run_id in trained),
+        matches=matches,
     )
 
 
@@ -57,10 +69,13 @@ class _Cell(NamedTuple):
     run_id: str
     model: str
     seed: Any
+    match: str | None
+    trial: int | None
 
     @property
     def label(self) -> str:
-        return f"{self.model} seed {self.seed} (run {self.run_id})"
+        which = f"seed {self.seed}" if self.trial is None else f"trial {self.trial}"
+        return f"{self.model} {which} (run {self.run_id})"
 
 
 def _cells(document: Mapping[str, Any]) -> list[_Cell]:
@@ -70,5 +85,14 @@ def _cells(document: Mapping[str, Any]) -> list[_Cell]:
     for cell in stored if isinstance(stored, list) else []:
         experiment = cell.get("experiment") if isinstance(cell, Mapping) else None
         if isinstance(experiment, Mapping):
-            result.append(_Cell(str(cell.get("run_id")), str(cell.get("model")), experiment.get("seed")))
+            match, trial = cell.get("match"), cell.get("trial")
+            result.append(
+                _Cell(
+                    run_id=str(cell.get("run_id")),
+                    model=str(cell.get("model")),
+                    seed=experiment.get("seed"),
+                    match=match if isinstance(match, str) else None,
+                    trial=trial if isinstance(trial, int) else None,
+                )
+            )
     return result

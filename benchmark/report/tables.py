@@ -6,38 +6,42 @@ its columns. Nothing is marked as best: whether a difference is one needs more t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from benchmark.measure.significance import Summary
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
-from benchmark.report.comparison import Cell, Group, groups
+from benchmark.report.budgets import match_lines, ranking_remarks
+from benchmark.report.checklist import checklist
+from benchmark.report.comparison import Cell, Group, group_titles, groups
 from benchmark.report.escaping import for_markdown, for_terminal
-from benchmark.report.layout import Column, Table, markdown_lines, terminal_lines
+from benchmark.report.layout import (
+    METRIC_TITLES,
+    NOT_MEASURED,
+    Column,
+    Table,
+    markdown_lines,
+    terminal_lines,
+)
 from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.search import search_tables
+from benchmark.report.significance import significance_tables
 from benchmark.report.study_results import StudyResults
 from tasks import VALIDATION
 
 MIB = 2**20
-NOT_MEASURED = "-"
-
-METRIC_TITLES = {
-    "bleu": ("BLEU",),
-    "chrf": ("chrF",),
-    "sequence_accuracy": ("sequence", "accuracy %"),
-    "token_accuracy": ("token", "accuracy %"),
-}
 
 
-def terminal_table(study: StudyResults, width: int = 120) -> str:
-    """All tables of a study in lines of `width` characters."""
-    parts = [terminal_lines(table, width) for table in tables(study)]
+def terminal_table(study: StudyResults, width: int = 120, *, further: Sequence[Table] = ()) -> str:
+    """All tables of a study, and `further` ones, in lines of `width` characters."""
+    parts = [terminal_lines(table, width) for table in (*tables(study), *further)]
     parts += [[for_terminal(remark) for remark in remarks] for remarks in [study_remarks(study)] if remarks]
     return "\n\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def markdown_table(study: StudyResults) -> str:
-    """All tables of a study as GitHub-flavoured Markdown."""
-    parts = [[f"# {for_markdown(study.name)}"], *(markdown_lines(table) for table in tables(study))]
+def markdown_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str:
+    """All tables of a study, and `further` ones, as GitHub-flavoured Markdown."""
+    parts = [[f"# {for_markdown(study.name)}"]]
+    parts += [markdown_lines(table) for table in (*tables(study), *further)]
     parts += [
         [f"- {for_markdown(remark)}" for remark in remarks] for remarks in [study_remarks(study)] if remarks
     ]
@@ -45,10 +49,21 @@ def markdown_table(study: StudyResults) -> str:
 
 
 def tables(study: StudyResults) -> list[Table]:
-    """The tables of a study: its runs, one table for each set of conditions, then its speed records."""
-    train_groups = groups(study.train_records, study.model_order)
-    return [_train_table(study, group, len(train_groups) > 1) for group in train_groups] + [
-        table for record in study.speed_records if record.status == "done" for table in _speed_tables(record)
+    """The tables of a study: its runs, one table for each set of conditions; which of their differences
+    are significant; its speed records.
+    """
+    train_groups = groups(study.train_records, study.model_order, study.matches)
+    titles = group_titles(study.name, train_groups)
+    return [
+        *search_tables(study),
+        *(_train_table(group, title) for group, title in zip(train_groups, titles, strict=True)),
+        *significance_tables(train_groups, titles),
+        *(
+            table
+            for record in study.speed_records
+            if record.status == "done"
+            for table in _speed_tables(record)
+        ),
     ]
 
 
@@ -58,10 +73,11 @@ def study_remarks(study: StudyResults) -> list[str]:
     for record in study.speed_records:
         if record.status != "done":
             remarks.append(f"{record.status}: speed, run {record.run_id}: {record.failure}")
+    remarks += ranking_remarks(groups(study.train_records, study.model_order, study.matches))
     if study.missing:
         names = ", ".join(study.missing[:6]) + (", ..." if len(study.missing) > 6 else "")
         remarks.append(f"missing: {_plural(len(study.missing), 'run')} of the study: {names}")
-    if not (study.train_records or study.speed_records):
+    if not (study.train_records or study.speed_records or study.trials):
         remarks.insert(0, f"study {study.name}: no records yet")
     return remarks
 
@@ -69,9 +85,9 @@ def study_remarks(study: StudyResults) -> list[str]:
 # Training runs
 
 
-def _train_table(study: StudyResults, group: Group, one_of_several: bool) -> Table:
+def _train_table(group: Group, title: str) -> Table:
     columns: list[tuple[Column, Callable[[Cell], str]]] = [
-        (Column(title=("model",), is_text=True), lambda cell: cell.model)
+        (Column(title=("model",), is_text=True), _model_text)
     ]
     if any(cell.settings for cell in group.cells):
         note = "Settings: the fields that vary among the runs of a model; all others are in the records."
@@ -85,10 +101,6 @@ def _train_table(study: StudyResults, group: Group, one_of_several: bool) -> Tab
     columns += _cost_columns()
     if any(record.steps != _budget_steps(record) for cell in group.cells for record in cell.done):
         columns.append((Column(title=("steps", "taken")), _median_text("steps", count)))
-    conditions = group.conditions
-    title = f"{study.name}: {conditions.task}"
-    if one_of_several:
-        title += f" ({conditions.precision}, {conditions.device}, {_plural(conditions.threads, 'thread')})"
     shown = [(column, value) for column, value in columns if column.is_text or _any_value(group, value)]
     return Table(
         title=title,
@@ -97,7 +109,12 @@ def _train_table(study: StudyResults, group: Group, one_of_several: bool) -> Tab
         rows=[[value(cell) for _, value in shown] for cell in group.cells],
         labels=labels,
         remarks=_unsuccessful(group),
+        last_notes=checklist(group),
     )
+
+
+def _model_text(cell: Cell) -> str:
+    return f"{cell.model} (invalid)" if cell.invalid else cell.model
 
 
 def _run_counts(cell: Cell) -> str:
@@ -238,6 +255,7 @@ def _heading(group: Group) -> list[str]:
     seeds = {_seeds(cell) for cell in group.cells}
     if len(seeds) == 1:
         lines.append(f"seeds: {'one seed' if seeds == {'one seed'} else seeds.pop()} for each row")
+    lines += match_lines(group)
     return lines + [
         f"{' '.join(METRIC_TITLES.get(metric, (metric,)))}: {signature}"
         for metric, signature in conditions.signatures
@@ -263,7 +281,11 @@ def _budget_steps(record: TrainRecord) -> int | None:
 
 
 def _unsuccessful(group: Group) -> list[str]:
-    remarks = []
+    remarks = [
+        f"invalid, in no comparison: {cell.model} {cell.label}".rstrip() + f": {cell.invalid}"
+        for cell in group.cells
+        if cell.invalid
+    ]
     for cell in group.cells:
         for record in cell.records[len(cell.done) :]:
             name = f"{record.model_preset} {cell.label}".strip()
@@ -394,9 +416,10 @@ def _in_billions(row: SpeedRow) -> SpeedRow:
 
 
 def _speed_remarks(record: SpeedRecord) -> list[str]:
-    if record.noisy:
-        return ["noisy: other load or throttling was seen on the machine while this was timed"]
-    return []
+    if not record.noisy:
+        return []
+    seen = "; ".join(record.noise) or "other load or throttling was seen on the machine"
+    return [f"noisy: {seen}, while this was timed"]
 
 
 def _ranged(row: SpeedRow | None) -> str:

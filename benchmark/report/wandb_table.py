@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.record import record_bytes
-from benchmark.report.comparison import rows, speed_rows
+from benchmark.report.budgets import budget_rows
+from benchmark.report.comparison import groups, rows, speed_rows
+from benchmark.report.search import search_rows
+from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import StudyResults, load_study
 from benchmark.tracking import Mode, or_offline, project, quiet_settings
 
 
 def log_comparison(study_folder: Path, mode: Mode) -> str | None:
-    """Log the rows of a study, at full precision, as the tables `comparison` and `speed` of one run.
+    """Log a study, at full precision, as the tables `comparison`, `significance`, `budget`, `search` and
+    `speed` of one run.
 
     The run is of type `report`; its files go to WANDB_DIR, else into the study's folder. Logging the same
     records again does nothing.
@@ -31,7 +35,10 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
     """
     study = load_study(study_folder)
     tables = {
-        "comparison": rows(study.train_records, study.model_order),
+        "comparison": rows(study.train_records, study.model_order, study.matches),
+        "significance": significance_rows(study.train_records, study.model_order, study.matches),
+        "budget": budget_rows(groups(study.train_records, study.model_order, study.matches)),
+        "search": search_rows(study.trials),
         "speed": speed_rows(study.speed_records),
     }
     tables = {name: table for name, table in tables.items() if table}
@@ -68,7 +75,7 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
 
 def _run_id(study: StudyResults) -> str:
     digest = hashlib.sha256(study.name.encode())
-    for train_record in study.train_records:
+    for train_record in (*study.train_records, *study.trials):
         digest.update(record_bytes(train_record))
     for speed_record in study.speed_records:
         digest.update(record_bytes(speed_record))

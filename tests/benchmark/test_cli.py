@@ -16,7 +16,7 @@ from benchmark.config import ROOT, dump_yaml
 from benchmark.record import record_bytes
 from tests.benchmark.report.records import train_record
 
-COMMANDS = ["run", "sweep", "report", "check", "list"]
+COMMANDS = ["run", "sweep", "report", "diff", "check", "doctor", "list"]
 
 
 def seqbench(*arguments, **environment):

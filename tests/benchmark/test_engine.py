@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,80 @@ def test_a_signal_ends_the_children_and_leaves_the_run_to_go_on(tmp_path, signal
         again.communicate(timeout=60)
         assert again.returncode == 0
         assert records(tmp_path)[0].status == "done"
+
+
+def test_workers_on_one_folder_run_each_cell_once(tmp_path):
+    workers = [command(tmp_path, {}, "seed=0,1,2,3,4,5", "measure=train,speed") for _ in range(4)]
+    ends = [worker.communicate(timeout=300)[1] for worker in workers]
+    codes = [worker.returncode for worker in workers]
+    assert set(codes) <= {0, 75}, ends
+    assert 0 in codes
+    for code, said in zip(codes, ends, strict=True):
+        assert (
+            " is run by process " in said or " is being measured by " in said or "no other worker" in said
+        ) == (code == 75)
+    assert starts(tmp_path) == dict.fromkeys(starts(tmp_path), 1)
+    assert len(starts(tmp_path)) == 6
+    assert sorted(records(tmp_path)) == [0, 1, 2, 3, 4, 5]
+    kinds = [read_record(path).kind for path in tmp_path.glob("s/runs/*/record.json")]
+    assert kinds.count("speed") == 1
+    assert not list(tmp_path.glob("s/runs/*/lease.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_cell_of_a_worker_that_was_killed_is_taken_by_another(tmp_path):
+    first = command(tmp_path, {0: "sleep"}, "seed=0,1")
+    _wait(lambda: list(tmp_path.glob("s/runs/*/sleeping")))
+    second = command(tmp_path, {}, "seed=0,1")
+    _, said = second.communicate(timeout=120)
+    assert second.returncode == 75, said
+    assert f"is run by process {first.pid} on " in said
+    assert list(records(tmp_path)) == [1]
+    first.kill()
+    first.communicate(timeout=60)
+    third = command(tmp_path, {}, "seed=0,1")
+    _, said = third.communicate(timeout=120)
+    assert third.returncode == 0, said
+    assert {seed: record.status for seed, record in records(tmp_path).items()} == {0: "done", 1: "done"}
+    assert sorted(starts(tmp_path).values()) == [1, 2]
+
+
+@pytest.mark.parametrize(("option", "made"), [("--fail-fast", [0, 1]), ("--keep-going", [0, 1, 2])])
+def test_the_first_failure_ends_the_study_where_that_is_asked(tmp_path, option, made):
+    process = command(tmp_path, {1: "raise"}, "seed=0,1,2", option)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 3
+    assert sorted(records(tmp_path)) == made
+    assert ("stopped at the first failure" in said) == (option == "--fail-fast")
+
+
+def test_cells_run_side_by_side_where_threads_leave_room(tmp_path, monkeypatch):
+    from benchmark.engines import local
+
+    monkeypatch.setattr(local, "available_cores", lambda: 8)
+    options = RunOptions(results=tmp_path, data_directory=tmp_path, device="cpu")
+    assert local.slots(options) == [None]
+    assert local.slots(replace(options, threads=3)) == [None, None]
+    assert local.slots(replace(options, threads=3, devices=2)) == [None]
+    assert local.slots(replace(options, threads=16)) == [None]
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    anywhere = replace(options, device="auto")
+    assert local.slots(anywhere) == ["0", "1", "2", "3", "4"]
+    assert local.slots(replace(anywhere, devices=2)) == ["0,1", "2,3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,9,1,3")
+    assert local.slots(replace(anywhere, devices=2)) == ["4,7", "9,1"]
+
+
+def test_a_line_for_each_run_and_what_is_left(tmp_path):
+    process = command(tmp_path, {1: "raise"}, "model=transformer-small,lstm-small", "seed=0,1")
+    _, said = process.communicate(timeout=120)
+    lines = [line for line in said.splitlines() if line.startswith("seqbench: [")]
+    assert len(lines) == 8
+    assert lines[0].startswith("seqbench: [1/4] transformer-small, reverse, seed 0 (run ")
+    assert " failed: RuntimeError: the loss\\nhas two lines" in lines[5]
 
 
 def test_speed_is_compared_once_after_the_runs_and_belongs_to_its_threads(tmp_path):

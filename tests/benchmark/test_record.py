@@ -170,12 +170,10 @@ def test_outside_a_checkout_the_commit_is_unknown(tmp_path, monkeypatch):
 
 
 def test_cores_are_those_of_the_container(monkeypatch):
-    real = record_module._text
-    monkeypatch.setattr(
-        record_module, "_text", lambda path: "100000 100000" if path.endswith("cpu.max") else real(path)
-    )
-    assert available_cores() == 1
-    monkeypatch.setattr(record_module, "_text", lambda path: "max 100000")
+    for quota in (0.5, 1.9):
+        monkeypatch.setattr(record_module, "container_cores", lambda quota=quota: quota)
+        assert available_cores() == 1
+    monkeypatch.setattr(record_module, "container_cores", lambda: None)
     assert available_cores() >= 1
 
 

@@ -6,21 +6,30 @@ import pytest
 
 from benchmark.config import UserError, dump_yaml, load_yaml, presets
 from benchmark.record import record_bytes
+from benchmark.request import Request, request_from
 from benchmark.store import StudyFolder
-from benchmark.study import FrozenCell, Request, known_runs, make, remaining, request_from
+from benchmark.study import FrozenCell, Resolved, known_runs, make, remaining
 from tests.benchmark.report.records import train_record
 
 SMALL = ["model=transformer-small", "task=reverse", "training.steps=10", "training.precision=float32"]
 
 
-def resolve(experiments):
-    """10 steps for each second, float32."""
-    resolved = []
-    for experiment in experiments:
-        training = experiment.training
+def resolve(asked):
+    """10 steps for each second, float32; twice as many where operations are matched, a width of 64 more where
+    parameters are.
+    """
+    resolved: list[Resolved] = []
+    for one in asked:
+        training, model = one.experiment.training, one.experiment.model
         steps = training.steps or int(10 * training.seconds)
+        if one.match == "flops":
+            steps = 2 * resolved[one.reference].experiment.training.steps
+        if one.match == "parameters":
+            model = model.model_copy(update={"width": model.width + 64})
         update = {"steps": steps, "seconds": None, "precision": "float32"}
-        resolved.append(dataclasses.replace(experiment, training=training.model_copy(update=update)))
+        training = training.model_copy(update=update)
+        experiment = dataclasses.replace(one.experiment, training=training, model=model)
+        resolved.append(Resolved(experiment=experiment))
     return resolved
 
 
@@ -48,7 +57,8 @@ def test_a_list_is_an_axis_unless_the_field_itself_is_a_list():
     both = cells("model=convs2s-small", *SMALL[1:], "model.encoder_blocks=[[[8,3]],[[8,5]]]")
     assert [cell.experiment.model.encoder_blocks for cell in both] == [((8, 3),), ((8, 5),)]
     assert len(cells(*SMALL, "training.learning_rate=1e-3,2e-3", "model.dropout=0.1,0.2,0.3")) == 6
-    assert len(cells(*SMALL, "seed=1,1")) == 1
+    with pytest.raises(UserError, match=r"^seed: 1 is given twice; two cells would be one run$"):
+        cells(*SMALL, "seed=1,1")
 
 
 def test_layers_lie_over_each_other_in_the_stated_order(tmp_path):
@@ -225,16 +235,14 @@ def test_a_budget_is_resolved_once_for_all_seeds_and_then_kept(folder):
 
 def test_a_wider_request_adds_cells_and_a_narrower_one_keeps_them(folder):
     first = make(request_from([*BUDGET, "seed=0,1"]), folder, resolve)
-    wider = make(request_from([*BUDGET, "seed=1,2"]), folder, lambda e: [_steps(one, 99) for one in e])
+    wider = make(request_from([*BUDGET, "seed=1,2"]), folder, lambda asked: pytest.fail("seeds share steps"))
     assert (wider.added, wider.others) == (1, 1)
-    assert [cell.experiment.training.steps for cell in wider.cells] == [20, 99]
+    assert [cell.experiment.training.steps for cell in wider.cells] == [20, 20]
+    assert [cell.experiment.seed for cell in wider.cells] == [1, 2]
     assert wider.cells[0] == first.cells[1]
     assert len(load_yaml(folder.study_path)["cells"]) == 3
-
-
-def _steps(experiment, steps):
-    update = {"steps": steps, "seconds": None, "precision": "float32"}
-    return dataclasses.replace(experiment, training=experiment.training.model_copy(update=update))
+    again = make(request_from([*BUDGET, "seed=1,2"]), folder, lambda asked: pytest.fail("all is there"))
+    assert again.cells == wider.cells
 
 
 def test_a_frozen_study_is_a_request_for_its_own_cells(folder):
@@ -317,3 +325,193 @@ def test_two_budgets_that_resolve_to_one_are_one_run(folder):
     made = make(request, folder, resolve)
     assert len(made.cells) == made.added == 1
     assert isinstance(made.cells[0], FrozenCell)
+
+
+# Matches
+
+
+PAIR = ["model=transformer-small,lstm-small", "task=reverse", "training.precision=float32"]
+
+
+def test_a_match_is_a_grid_of_its_own_against_the_first_model(folder):
+    asked = []
+
+    def noting(entries):
+        asked.extend(entries)
+        return resolve(entries)
+
+    request = request_from([*PAIR, "training.steps=10", "match=parameters,flops", "seed=0,1"])
+    made = make(request, folder, noting)
+    assert [(one.experiment.model_name, one.match, one.reference) for one in asked] == [
+        ("transformer", None, None), ("lstm", "parameters", 0), ("lstm", "flops", 0),
+    ]  # fmt: skip
+    found = [
+        (cell.match, cell.model_preset, cell.experiment.seed, cell.experiment.training.steps)
+        for cell in made.cells
+    ]
+    assert found == [
+        ("parameters", "transformer-small", 0, 10), ("flops", "transformer-small", 0, 10),
+        ("parameters", "lstm-small", 0, 10), ("flops", "lstm-small", 0, 20),
+        ("parameters", "transformer-small", 1, 10), ("flops", "transformer-small", 1, 10),
+        ("parameters", "lstm-small", 1, 10), ("flops", "lstm-small", 1, 20),
+    ]  # fmt: skip
+    widths = {
+        cell.match: dict(cell.experiment.model)["width"]
+        for cell in made.cells
+        if cell.model_preset == "lstm-small"
+    }
+    assert widths == {"parameters": 192 + 64, "flops": 192}
+    assert len(made.runs) == 6, "the reference is one run, whatever is matched to it"
+    again = make(request, folder, lambda entries: pytest.fail("all is frozen"))
+    assert (again.cells, again.added) == (made.cells, 0)
+    thawed = make(request_from([str(folder.study_path)]), folder, lambda entries: pytest.fail("frozen"))
+    assert [cell.key for cell in thawed.cells] == [cell.key for cell in made.cells]
+    more = make(
+        request_from([*PAIR, "training.steps=10", "match=parameters,flops", "seed=2"]),
+        folder,
+        lambda entries: pytest.fail("another seed takes what is frozen"),
+    )
+    assert [cell.experiment.training.steps for cell in more.cells] == [10, 10, 10, 20]
+
+
+def test_a_match_with_another_reference_is_another_cell(folder):
+    make(request_from([*PAIR, "training.steps=10", "match=flops"]), folder, resolve)
+    made = make(request_from([*PAIR, "training.steps=15", "match=flops"]), folder, resolve)
+    assert [cell.experiment.training.steps for cell in made.cells] == [15, 30]
+    assert made.others == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["match=flop"],
+            r"^match: must be of parameters, flops, seconds, got 'flop'; did you mean 'flops'",
+        ),
+        (["match=flops", "model=lstm-small"], "^match: holds something equal between models, and the study"),
+        (["match=flops", "training.patience=2"], "^training.patience: an early stop would break the match"),
+    ],
+)
+def test_a_match_that_makes_no_sense_is_refused(arguments, text):
+    with pytest.raises(UserError, match=text):
+        request_from([*PAIR, "training.steps=10", *arguments])
+
+
+def test_one_model_under_two_names_is_refused(folder, tmp_path):
+    study = {
+        "study": "s", "model": ["transformer-small", {"name": "transformer", "width": 160, "heads": 4,
+        "feed_forward": 448, "encoder_layers": 4, "decoder_layers": 4, "dropout": 0.1}], "task": "reverse",
+        "training": {"steps": 5, "precision": "float32", "learning_rate": 2e-3, "warmup_steps": 300},
+    }  # fmt: skip
+    with pytest.raises(
+        UserError, match=r"^model: transformer-small and transformer are one run \(\w{16}\); leave"
+    ):
+        make(request_from([write(tmp_path / "s.yaml", study)]), folder, resolve)
+
+
+# Settings and search
+
+
+def test_settings_are_combinations_and_not_a_product(tmp_path):
+    study = {
+        "study": "s", "model": ["transformer-small", "lstm-small"], "task": "reverse",
+        "training": {"steps": 5}, "seed": [0, 1],
+        "settings": [
+            {"training.learning_rate": 1e-3, "model.dropout": 0.1},
+            {"training": {"learning_rate": 2e-3}, "model.dropout": 0.2},
+        ],
+        "per_model": {"lstm-small": {"settings": [{"model.dropout": 0.5}]}},
+    }  # fmt: skip
+    found = [
+        (cell.model_preset, cell.experiment.training.learning_rate, dict(cell.experiment.model)["dropout"])
+        for cell in cells(write(tmp_path / "s.yaml", study), "seed=0")
+    ]
+    assert found == [
+        ("transformer-small", 1e-3, 0.1), ("transformer-small", 2e-3, 0.2), ("lstm-small", 2e-3, 0.5),
+    ]  # fmt: skip
+
+
+SEARCH = {
+    "study": "s", "model": ["transformer-small", "lstm-small"], "task": "reverse", "seed": [4, 5],
+    "training": {"steps": 50, "precision": "float32"},
+    "search": {
+        "trials": 3,
+        "training": {"steps": 9},
+        "spaces": {
+            "transformer-small": {
+                "training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+                "model.dropout": [0.0, 0.3],
+            },
+            "lstm-small": {"training": {"learning_rate": {"low": 1e-3, "high": 2e-3}}},
+        },
+    },
+}  # fmt: skip
+
+
+def test_a_search_gives_each_model_as_many_trials_and_no_test_data(tmp_path):
+    path = write(tmp_path / "s.yaml", SEARCH)
+    request = request_from([path])
+    assert request.cells == ()
+    assert [(cell.model_preset, cell.trial) for cell in request.trials] == [
+        (model, trial) for model in ("transformer-small", "lstm-small") for trial in (1, 2, 3)
+    ]
+    for cell in request.trials:
+        assert (cell.experiment.evaluation.test, cell.experiment.seed) == (False, 0)
+        assert cell.experiment.training.steps == 9
+    recipe, *others = [cell.experiment for cell in request.trials[:3]]
+    assert recipe.training.learning_rate == 2e-3, "the first trial is the recipe"
+    for one in others:
+        assert 1e-4 <= one.training.learning_rate <= 1e-2
+        assert dict(one.model)["dropout"] in (0.0, 0.3)
+    more = request_from([path, "search.trials=5"])
+    assert [cell.experiment for cell in more.trials[:3]] == [cell.experiment for cell in request.trials[:3]]
+    other_seed = request_from([path, "search.seed=1"])
+    assert other_seed.trials[1].experiment.training != request.trials[1].experiment.training
+
+
+def test_what_a_search_decides_goes_into_the_comparison(tmp_path, folder):
+    path = write(tmp_path / "s.yaml", SEARCH)
+    chosen = {
+        ("transformer-small", "reverse"): {"training": {"learning_rate": 0.5}, "model": {"dropout": 0.3}},
+        ("lstm-small", "reverse"): {"training": {"learning_rate": 0.25}},
+    }
+    request = request_from([path], chosen=chosen)
+    found = [
+        (cell.model_preset, cell.experiment.seed, cell.experiment.training.learning_rate)
+        for cell in request.cells
+    ]
+    assert found == [
+        ("transformer-small", 4, 0.5), ("lstm-small", 4, 0.25),
+        ("transformer-small", 5, 0.5), ("lstm-small", 5, 0.25),
+    ]  # fmt: skip
+    assert {cell.experiment.training.steps for cell in request.cells} == {50}
+    assert all(cell.experiment.evaluation.test for cell in request.cells)
+    made = make(request, folder, resolve)
+    assert [cell.trial for cell in made.cells] == [1, 2, 3, 1, 2, 3, None, None, None, None]
+    thawed = request_from([str(folder.study_path)])
+    assert (len(thawed.trials), len(thawed.cells)) == (6, 4)
+    del chosen["lstm-small", "reverse"]
+    left = request_from([path], chosen=chosen)
+    assert {cell.model_preset for cell in left.cells} == {"transformer-small"}
+
+
+@pytest.mark.parametrize(
+    ("search", "text"),
+    [
+        ({"trials": 3}, "^search: transformer-small declares no space; give its preset a section search"),
+        ({"trials": 0}, r"^search\.trials: must be at least 1, got 0$"),
+        ({"trails": 3}, r"^search\.trails: unknown field; did you mean 'trials'\? "),
+        ({"trials": 9, "spaces": {"transformer-small": {"model.dropout": [0.1, 0.2]}}},
+         r"^search\.trials: the space of transformer-small reverse has fewer than 9 settings"),
+        ({"trials": 2, "spaces": {"transformer-small": {"evaluation.beam": [1, 2]}}},
+         "^search: transformer-small: evaluation.beam: a trial varies fields of model, training and data$"),
+        ({"trials": 2, "spaces": {"transformer-small": {"training.learning_rate": {"low": 2, "high": 1}}}},
+         r"low must be below high, and positive with log; got 2\.0, 1\.0$"),
+        ({"trials": 2, "spaces": {"transformer-small": {"model.dropuot": [0.1, 0.2]}}},
+         r"^model\.dropuot: unknown field; did you mean 'dropout'\?$"),
+    ],
+)  # fmt: skip
+def test_a_search_that_cannot_be_made_is_refused(search, text, tmp_path):
+    study = {"model": "transformer-small", "task": "reverse", "training": {"steps": 5}, "search": search}
+    with pytest.raises(UserError, match=text):
+        request_from([write(tmp_path / "s.yaml", study)])

@@ -19,10 +19,12 @@ from pytorch_lightning.loggers import Logger
 
 from benchmark import checkpoint, tracking, trainer
 from benchmark.config import UserError
+from benchmark.device import choose_device
 from benchmark.measure.speed import PlainLoop, TimedBatches
 from benchmark.measure.steps import StepLog
 from benchmark.module import Seq2SeqModule, rate_factor, step_seed
 from benchmark.resolution import resolve
+from benchmark.study import Asked
 from models import Seq2SeqModel
 from tasks.parallel_text import Config as ParallelText
 from tests.benchmark.training_run import STEPS, curve_rows, experiment, identity, options, run
@@ -181,7 +183,7 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="device: no 'tpu' here; there are: auto, cpu"):
-        trainer.choose_device("tpu")
+        choose_device("tpu")
 
 
 def test_an_early_stop_needs_patience_to_run_out(tmp_path: Path) -> None:
@@ -222,8 +224,8 @@ def test_validations_are_evenly_spaced_and_the_last_is_at_the_end(steps: int, va
 
 def test_budgets_become_steps(tmp_path: Path) -> None:
     budgets: list[dict[str, Any]] = [{"epochs": 2.0}, {"tokens": 1000}, {"seconds": 2.0}]
-    asked = [experiment("lstm", training={"steps": None, **budget}) for budget in budgets]
-    in_epochs, tokens, seconds = resolve(asked, options(tmp_path))
+    asked = [Asked(experiment=experiment("lstm", training={"steps": None, **budget})) for budget in budgets]
+    in_epochs, tokens, seconds = (one.experiment for one in resolve(asked, options(tmp_path)))
     assert in_epochs.training.steps is not None and tokens.training.steps is not None
     record = run(experiment("lstm", training={"steps": tokens.training.steps, "validations": 1}), tmp_path)
     one_less = run(
@@ -254,11 +256,11 @@ def test_a_machine_that_slows_down_takes_from_all_models_alike(
 
     monkeypatch.setattr(TimedBatches, "timed", lambda self, loop, clock: lambda number: seconds(loop))
     asked = [
-        experiment(name, training={"steps": None, "seconds": 1e6, "learning_rate": rate})
+        Asked(experiment=experiment(name, training={"steps": None, "seconds": 1e6, "learning_rate": rate}))
         for name in ("transformer", "lstm")
         for rate in (0.1, 0.2)
     ]
-    steps = [one.training.steps or 0 for one in resolve(asked, options(tmp_path))]
+    steps = [one.experiment.training.steps or 0 for one in resolve(asked, options(tmp_path))]
     assert steps[0] == steps[1] and steps[2] == steps[3], "the learning rate does not decide the speed"
     assert steps[0] == pytest.approx(2 * steps[2], rel=0.05)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,23 @@ def test_generation_with_and_without_cache_produces_the_same(name: str) -> None:
     assert torch.equal(speed._cached(model, source, mask, 40), speed._whole_prefix(model, source, mask, 40))
 
 
+class FakeWatch:
+    """A machine on which something was seen."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def sample(self) -> None:
+        self.calls.append("sample")
+
+    def stop(self) -> SimpleNamespace:
+        self.calls.append("stop")
+        return SimpleNamespace(noisy=True, reasons=("a reason",))
+
+
 def test_a_speed_record_names_every_model_and_its_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,8 +90,13 @@ def test_a_speed_record_names_every_model_and_its_baselines(
         monkeypatch.setattr(speed, name, value)
     monkeypatch.setattr(speed, "OVERHEAD_ROUND_SECONDS", 0.05)
     monkeypatch.setattr(speed, "OVERHEAD_STEP_SECONDS", (0.005,))
+    watch = FakeWatch()
+    monkeypatch.setattr(speed, "MachineWatch", lambda **_: watch)
     experiments = {name: experiment(name) for name in ARCHITECTURES}
     record = speed.measure_speed(experiments, options(tmp_path), "0" * 16, overhead=True)
+    assert (record.noisy, record.noise) == (True, ["a reason"])
+    assert (watch.calls[0], watch.calls[-1]) == ("start", "stop")
+    assert set(watch.calls[1:-1]) == {"sample"}
     found = {
         (row.model, row.phase.split(" ")[0], row.quantity, row.conditions.get("baseline"))
         for row in record.rows

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from benchmark.measure.timing import Clock, interleaved, median, ratio
+from benchmark.measure.timing import Clock, drift, interleaved, median, ratio
 
 
 def test_a_clock_measures_what_passes() -> None:
@@ -91,3 +91,19 @@ def test_the_interval_of_a_median_is_that_of_the_tables() -> None:
     """Ranks 2 and 9 of ten values, 4 and 12 of fifteen (order statistics at 95 %)."""
     assert (median(range(1, 11)).low, median(range(1, 11)).high) == (2, 9)
     assert (median(range(1, 16)).low, median(range(1, 16)).high) == (4, 12)
+
+
+def test_drift_is_found_and_its_interval_covers_it() -> None:
+    exact = drift([1.0 * 1.02**number for number in range(11)])
+    assert exact.value == pytest.approx(1.02**10)
+    assert exact.low == pytest.approx(exact.high)
+    source = random.Random(3)
+    covered = none = 0
+    for _ in range(1000):
+        noise = [source.lognormvariate(0, 0.05) for _ in range(15)]
+        steady = drift(noise)
+        none += steady.low <= 1 <= steady.high
+        slower = drift([one * 1.3 ** (number / 14) for number, one in enumerate(noise)])
+        covered += slower.low <= 1.3 <= slower.high
+    assert 930 <= none <= 970
+    assert covered == none

@@ -1,5 +1,7 @@
 """Tables say what they are, what failed and what numbers count; text from others does nothing in them."""
 
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -7,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.config import UserError
+from benchmark.config import UserError, canonical_json
+from benchmark.record import record_bytes, record_from_bytes
 from benchmark.report.study_results import StudyResults, load_study
 from benchmark.report.tables import markdown_table, terminal_table
 from tests.benchmark.report.records import BLEU, provenance, scores, speed_record, train_record
@@ -96,7 +99,7 @@ def test_steps_are_shown_where_a_run_stopped_before_its_budget():
 def test_what_must_not_be_compared_stands_in_tables_of_its_own():
     other = train_record("f" * 16, provenance=provenance(precision="bfloat16"), scores=all_scores(31.0))
     text = terminal_table(study(*three_models(1), other))
-    first, second = text.split("\n\n\n")
+    first, second, _ = text.split("\n\n\n")
     assert ("bfloat16" in first, "float32" in first) == (True, False)
     assert ("bfloat16" in second, "float32" in second) == (False, True)
 
@@ -168,6 +171,17 @@ def test_a_speed_record_has_a_row_for_each_model():
     assert "peak of matrix products: 180 (170 to 190) billion" in text
     assert "timing: perf_counter, median of rounds" in text
     assert "noisy: other load" in text
+
+
+def test_a_noisy_speed_record_says_what_was_seen_and_an_older_one_has_no_remark():
+    noise = ["other processes took 31% of the processor time", "3.0 tasks shared 2 cores"]
+    text = terminal_table(study(speed_records=(speed_record(noisy=True, noise=noise),)), 200)
+    assert f"noisy: {noise[0]}; {noise[1]}, while this was timed" in text
+    document = json.loads(record_bytes(speed_record()))
+    del document["noise"], document["noisy"], document["checksum_sha256"]
+    document["checksum_sha256"] = hashlib.sha256(canonical_json(document).encode()).hexdigest()
+    older = record_from_bytes(json.dumps(document).encode(), "older")
+    assert "noisy" not in terminal_table(study(speed_records=(older,)))
 
 
 def test_a_failed_speed_record_says_why():

@@ -59,14 +59,18 @@ def _choose_device(name):
     return torch.device("cpu")
 
 
-def _resolve(experiments, options):
+def _resolve(asked, options):
     import dataclasses
 
+    from benchmark.study import Resolved
+
     resolved = []
-    for one in experiments:
-        steps = one.training.steps or int(10 * one.training.seconds)
+    for one in asked:
+        training = one.experiment.training
+        steps = training.steps or int(10 * training.seconds)
         update = {"steps": steps, "seconds": None, "precision": "float32"}
-        resolved.append(dataclasses.replace(one, training=one.training.model_copy(update=update)))
+        experiment = dataclasses.replace(one.experiment, training=training.model_copy(update=update))
+        resolved.append(Resolved(experiment=experiment))
     return resolved
 
 

@@ -1,0 +1,118 @@
+"""What a study will take: time and memory of the cells to come, from those that are done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmark.record import TrainRecord, UnreadableRecord
+from benchmark.request import Cell
+from benchmark.store import StudyFolder
+from benchmark.study import FrozenCell
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One cell as it stands."""
+
+    cell: Cell
+    run_id: str | None
+    """None as long as it depends on what is to be measured."""
+    status: str
+    """`to do`, or that of its record."""
+    seconds: float | None
+    """What it is expected to take from its start; None where nothing tells, or it is done."""
+    memory_bytes: int | None
+    """The largest that a run of this model took."""
+
+
+def forecast(cells: Sequence[tuple[Cell, str | None]], folder: StudyFolder) -> list[Planned]:
+    """The cells with their state and what they are expected to take."""
+    records = {run_id: _record(folder, run_id) for _, run_id in cells if run_id is not None}
+    taken, memory = [], dict[str, int]()
+    for cell, run_id in cells:
+        record, _ = records.get(run_id or "", (None, ""))
+        if record is None or record.status != "done":
+            continue
+        if record.wall_seconds_total is not None:
+            taken.append((cell, record.wall_seconds_total))
+        if record.peak_memory_bytes is not None:
+            memory[cell.model_preset] = max(memory.get(cell.model_preset, 0), record.peak_memory_bytes)
+    planned = []
+    for cell, run_id in cells:
+        _, status = records.get(run_id or "", (None, "to do"))
+        missing = status in ("to do", "failed", "unreadable")
+        planned.append(
+            Planned(
+                cell=cell,
+                run_id=run_id,
+                status=status,
+                seconds=expected_seconds([cell], taken) if missing else None,
+                memory_bytes=memory.get(cell.model_preset) if missing else None,
+            )
+        )
+    return planned
+
+
+def _record(folder: StudyFolder, run_id: str) -> tuple[TrainRecord | None, str]:
+    """The record of a run, where there is a whole one, and its state in a word."""
+    try:
+        record = folder.run(run_id).record()
+    except UnreadableRecord:
+        return None, "unreadable"
+    return (record, record.status) if isinstance(record, TrainRecord) else (None, "to do")
+
+
+def summary(planned: Sequence[Planned]) -> list[str]:
+    """The forecast in a few lines."""
+    runs = {one.run_id or str(number): one for number, one in enumerate(planned)}.values()
+    counts = [
+        (sum(one.status == status for one in runs), status)
+        for status in ("done", "diverged", "failed", "unreadable", "to do")
+    ]
+    lines = [f"{len(runs)} runs: {', '.join(f'{count} {status}' for count, status in counts if count)}"]
+    missing = [one for one in runs if one.status not in ("done", "diverged")]
+    seconds = [one.seconds for one in missing if one.seconds is not None]
+    memory = [one.memory_bytes for one in missing if one.memory_bytes is not None]
+    if not missing:
+        return lines
+    if len(seconds) == len(missing):
+        lines.append(f"expected: {duration(sum(seconds))} one after another")
+    else:
+        lines.append("expected: unknown until a run is done")
+    if memory:
+        lines.append(f"memory of a run: up to {max(memory) / 2**20:,.0f} MiB so far")
+    return lines
+
+
+def expected_seconds(cells: Iterable[Cell], taken: Sequence[tuple[Cell, float]]) -> float | None:
+    """What the cells will take, from what others took: of the same model, by their steps; else by the steps
+    that were timed when the study was made; None without either.
+
+    A cell of a model of which none has run is taken to last as long as the mean of the others.
+    """
+    rates: dict[str, list[float]] = {}
+    for cell, seconds in taken:
+        rates.setdefault(cell.model_preset, []).append(seconds / (cell.experiment.training.steps or 1))
+    total = 0.0
+    for cell in cells:
+        steps, rate = cell.experiment.training.steps, rates.get(cell.model_preset)
+        timed = cell.measured.get("seconds_per_step") if isinstance(cell, FrozenCell) else None
+        if steps is not None and rate is not None:
+            total += steps * sum(rate) / len(rate)
+        elif steps is not None and timed is not None:
+            total += steps * timed
+        elif cell.experiment.training.seconds is not None:
+            total += cell.experiment.training.seconds
+        elif taken:
+            total += sum(seconds for _, seconds in taken) / len(taken)
+        else:
+            return None
+    return total
+
+
+def duration(seconds: float) -> str:
+    """For people: `40 s`, `12 min`, `3.4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,195 @@
+"""Leases: who runs a cell, so that any number of workers on one folder run each cell once.
+
+A lease is a small file in the run's folder that names its holder. On the holder's own machine, the kernel
+knows whether the holder lives. From elsewhere (another machine, another container) it is the heartbeat that
+tells: a counter in the file, which somebody who wants the cell watches for a while. No clock is compared with
+another, so neither a clock that jumps nor two that differ can take a cell from a living worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from filelock import FileLock
+
+from benchmark.config import one_line
+from benchmark.store import write_atomic
+
+HEARTBEAT_SECONDS = 10.0
+WATCH_SECONDS = 3.5 * HEARTBEAT_SECONDS
+"""How long the counter of a holder elsewhere has to stand still before the lease is taken over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A process, told apart from every other that ever had its number."""
+
+    host: str
+    kernel: str
+    """Which boot of which machine, and which of its process namespaces: process ids mean something inside."""
+    pid: int
+    started: float
+    """Start of the process as its kernel counts it."""
+    token: str
+    """Of one lease, so that the same process can tell two of its own apart."""
+
+    @classmethod
+    def me(cls) -> Holder:
+        return cls(
+            host=one_line(socket.gethostname()),
+            kernel=_kernel(),
+            pid=os.getpid(),
+            started=psutil.Process().create_time(),
+            token=uuid.uuid4().hex,
+        )
+
+    def is_here(self) -> bool:
+        """Whether this machine's kernel can say if the holder lives."""
+        return self.kernel != "" and self.kernel == _kernel()
+
+    def lives_here(self) -> bool:
+        try:
+            return psutil.Process(self.pid).create_time() == self.started
+        except psutil.Error:
+            return False
+
+
+def _kernel() -> str:
+    """Empty where it cannot be told, as outside Linux."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a lease's file said when it was looked at."""
+
+    holder: Holder | None
+    """None where the file is no lease: whoever wrote it is gone."""
+    beats: int
+
+    @property
+    def who(self) -> str:
+        if self.holder is None:
+            return "an unknown worker"
+        return f"process {self.holder.pid} on {self.holder.host}"
+
+
+class Leases:
+    """The leases of one worker on one study."""
+
+    def __init__(self, study: Path, on_loss: Callable[[str], None] = lambda run_id: None) -> None:
+        """`on_loss` is called, from another thread, with the run whose lease somebody else has taken."""
+        self._study = study
+        self._on_loss = on_loss
+        self._held: dict[str, Holder] = {}
+        self._beats = 0
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = FileLock(study / ".leases.lock")
+
+    def __enter__(self) -> Leases:
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._thread is not None
+        self._wake.set()
+        self._thread.join()
+        for run_id in list(self._held):
+            self.release(run_id)
+
+    def take(self, run_id: str, abandoned: Seen | None = None) -> Seen | None:
+        """None if the lease is ours now, else who holds it.
+
+        `abandoned` is what `watched` found to stand still; a lease that still says so is taken over.
+        """
+        with self._lock:
+            seen = self._read(run_id)
+            free = (
+                seen is None
+                or seen.holder is None
+                or seen == abandoned
+                or (seen.holder.is_here() and not seen.holder.lives_here())
+            )
+            if not free:
+                return seen
+            holder = Holder.me()
+            self._write(run_id, holder)
+            self._held[run_id] = holder
+            return None
+
+    def release(self, run_id: str) -> None:
+        with self._lock:
+            if self._is_ours(run_id):
+                self._path(run_id).unlink(missing_ok=True)
+            self._held.pop(run_id, None)
+
+    def watched(self, run_ids: Iterable[str]) -> dict[str, Seen]:
+        """Of these leases, those whose holder is elsewhere and gave no sign for `WATCH_SECONDS`."""
+        before = {run_id: self._read(run_id) for run_id in run_ids}
+        elsewhere = {
+            run_id: seen
+            for run_id, seen in before.items()
+            if seen is not None and (seen.holder is None or not seen.holder.is_here())
+        }
+        if elsewhere:
+            time.sleep(WATCH_SECONDS)
+        return {run_id: seen for run_id, seen in elsewhere.items() if self._read(run_id) == seen}
+
+    def _path(self, run_id: str) -> Path:
+        return self._study / "runs" / run_id / "lease.json"
+
+    def _read(self, run_id: str) -> Seen | None:
+        try:
+            text = self._path(run_id).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, UnicodeDecodeError):
+            return Seen(holder=None, beats=-1)
+        try:
+            fields = json.loads(text)
+            return Seen(holder=Holder(**fields["holder"]), beats=fields["beats"])
+        except (ValueError, TypeError, KeyError):
+            return Seen(holder=None, beats=-1)
+
+    def _write(self, run_id: str, holder: Holder) -> None:
+        document = {"holder": asdict(holder), "beats": self._beats}
+        write_atomic(self._path(run_id), (json.dumps(document) + "\n").encode())
+
+    def _is_ours(self, run_id: str) -> bool:
+        seen = self._read(run_id)
+        return seen is not None and seen.holder is not None and seen.holder == self._held.get(run_id)
+
+    def _beat(self) -> None:
+        while not self._wake.wait(HEARTBEAT_SECONDS):
+            self._beats += 1
+            # A disk that is full for a moment costs a heartbeat, not the run.
+            with contextlib.suppress(Exception):
+                self._beat_once()
+
+    def _beat_once(self) -> None:
+        lost = []
+        with self._lock:
+            for run_id, holder in list(self._held.items()):
+                if self._is_ours(run_id):
+                    self._write(run_id, holder)
+                else:
+                    lost.append(run_id)
+                    del self._held[run_id]
+        for run_id in lost:
+            self._on_loss(run_id)

@@ -1,0 +1,505 @@
+"""Requests: from what was asked for, on the command line or in a study file, to validated cells.
+
+A study is a grid: models x a task x any field that is given a list. `settings` lists combinations of fields
+instead of their product, `per_model` holds what is one model's own, `match` what the comparison holds equal,
+and `search` how many trials each model gets, over its own space, before the comparison is run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+
+from benchmark.config import (
+    ROOT,
+    SECTIONS,
+    DataConfig,
+    EvaluationConfig,
+    Experiment,
+    TrainingConfig,
+    UserError,
+    experiment_from,
+    flattened,
+    load_yaml,
+    merged,
+    model_module,
+    nearest,
+    nested,
+    parse_override,
+    presets,
+    shown,
+    task_module,
+    unknown_name,
+)
+from benchmark.record import read_record
+from benchmark.search import Search, search_from, trial_values
+from benchmark.store import checked_name
+
+SCHEMA_VERSION = 1
+MEASUREMENTS = ("train", "speed", "overhead")
+MATCHES = ("parameters", "flops", "seconds")
+MAXIMUM_CELLS = 2000
+
+_PRESET = ""
+"""Where the command line's `model=x` is kept among the fields of its section; no field has this name."""
+
+_STUDY_FIELDS = (
+    *("study", "measure", "match", "search", "model", "task", "seed", "settings", "per_model"),
+    *SECTIONS[2:],
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a study."""
+
+    model_preset: str
+    """What reports call the model: its preset, else the name of its file."""
+    task_preset: str
+    experiment: Experiment
+    match: str | None = None
+    """Of `MATCHES`: what is held equal to the first model of the study."""
+    trial: int | None = None
+    """Its number, from 1, where the cell is a trial of the search."""
+    stored: Mapping[str, Any] | None = None
+    """What a frozen study says of it, where it comes from one: its choices are made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked for: validated cells, budgets and precision still open."""
+
+    study: str
+    measure: tuple[str, ...]
+    cells: tuple[Cell, ...]
+    """Of the comparison; empty as long as its search is not decided."""
+    trials: tuple[Cell, ...] = ()
+    """Of the search, model by model."""
+
+
+Chosen = Mapping[tuple[str, str], Mapping[str, Any]]
+"""By model and task, as reports call them: the fields that a search has decided, nested."""
+
+
+# Presets
+
+
+def first_comment(path: Path) -> str:
+    """The comment that a YAML file begins with, its first line; empty without one."""
+    with open(path, encoding="utf-8", newline="\n") as file:
+        line = file.readline(1000)
+    return line[1:].strip() if line.startswith("#") else ""
+
+
+def preset(kind: str, name: str) -> dict[str, Any]:
+    """The sections of a preset of `kind` (`models` or `tasks`); UserError where there is none of the name."""
+    if name not in presets(kind):
+        error = unknown_name(kind.removesuffix("s"), name, presets(kind))
+        hint = f"; a file of your own: {kind[:-1]}.name={name}" if name.endswith(".py") else ""
+        raise UserError(f"{error}{hint}")
+    path = ROOT / "configs" / kind / f"{name}.yaml"
+    layer = nested(load_yaml(path))
+    sections = (*SECTIONS, "search") if kind == "models" else SECTIONS
+    for key in layer:
+        if key not in sections:
+            raise UserError(
+                f"{path}: {key}: unknown field{nearest(key, sections)}; there are: {', '.join(sections)}"
+            )
+    return layer
+
+
+# Asking
+
+
+def request_from(
+    arguments: Sequence[str],
+    *,
+    study: str | None = None,
+    trust_code: bool = False,
+    chosen: Chosen | None = None,
+) -> Request:
+    """The cells that the arguments of `seqbench run` ask for.
+
+    Args:
+        arguments: at most one study (a preset's name, a study file, a frozen `study.yaml`, or a
+            `record.json`), and any number of `field=value`.
+        study: the study's name, instead of the one that follows from the arguments.
+        trust_code: whether files outside the repository may run that only a study or a record names.
+        chosen: what the study's search has decided; without it, a study with a search has trials alone.
+
+    Raises:
+        UserError: the first mistake in any cell.
+    """
+    names = [argument for argument in arguments if "=" not in argument]
+    if len(names) > 1:
+        raise UserError(
+            f"one study at a time, got {' and '.join(map(shown, names))}; fields have the form name=value"
+        )
+    line: dict[str, Any] = {}
+    for argument in arguments:
+        if "=" in argument:
+            override = parse_override(argument)
+            _set(line, override.path, override.value)
+    base, frozen, default_name = _source(names[0]) if names else ({}, [], "")
+    if frozen:
+        if line:
+            raise UserError(
+                f"{names[0]}: holds finished cells, which take no field=value; start from a study file"
+            )
+        cells = [_thawed(cell, names[0], trust_code) for cell in frozen]
+        trials = [cell for cell in cells if cell.trial is not None]
+        cells = [cell for cell in cells if cell.trial is None]
+        measure = base.get("measure", ["train"])
+    else:
+        if not names and not line:
+            raise UserError(
+                f"nothing to run; give a study ({', '.join(presets('studies'))}) or model=... task=..."
+            )
+        cells, trials, measure = _grid(base, line, trust_code, chosen)
+    if not default_name:
+        tasks = sorted({cell.task_preset for cell in (*cells, *trials)})
+        default_name = f"try-{tasks[0]}" if len(tasks) == 1 else "try"
+    return Request(
+        study=checked_name(study or default_name),
+        measure=_measure(measure),
+        cells=tuple(cells),
+        trials=tuple(trials),
+    )
+
+
+def _set(layer: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Set a field of the command line; the last wins. `model=x` and `model.width=1` may stand together."""
+    if path in (("model",), ("task",)):
+        path = (*path, _PRESET)
+    where = layer
+    for part in path[:-1]:
+        inner = where.setdefault(part, {})
+        if not isinstance(inner, dict):
+            inner = where[part] = {}
+        where = inner
+    where[path[-1]] = value
+
+
+def _source(name: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
+    """What a positional argument names: a study's fields, frozen cells, and the name that follows."""
+    if name in presets("studies"):
+        path = ROOT / "configs" / "studies" / f"{name}.yaml"
+    elif name.endswith((".yaml", ".yml", ".json")):
+        path = Path(name)
+    elif Path(name).is_dir():
+        path = Path(name) / "study.yaml"
+    else:
+        error = unknown_name("study", name, presets("studies"))
+        raise UserError(f"{error}; or the path of a study file or record.json; or model=... task=...")
+    if path.suffix == ".json":
+        record = read_record(path)
+        if record.kind != "train":
+            raise UserError(f"{path}: a record of kind {record.kind}; only a train record can be run again")
+        cell = {"model": record.model_preset, "task": record.task_preset, "experiment": record.experiment}
+        return {}, [cell], f"rerun-{record.run_id}"
+    raw = load_yaml(path)
+    if "cells" in raw:
+        stored = stored_study(raw, path)
+        return {"measure": stored["measure"]}, stored["cells"], str(raw.get("study"))
+    # The keys of per_model are names, which may hold dots.
+    per_model = raw.pop("per_model", None) or {}
+    if not isinstance(per_model, dict) or not all(isinstance(value, dict) for value in per_model.values()):
+        raise UserError(f"{path}: per_model: must hold fields for each model's preset")
+    fields = nested(raw)
+    fields["per_model"] = {name: nested(value) for name, value in per_model.items()}
+    fields["settings"] = _settings(fields.get("settings"), f"{path}: settings")
+    for name, values in fields["per_model"].items():
+        if "settings" in values:
+            values["settings"] = _settings(values["settings"], f"{path}: per_model: {name}: settings")
+    for key in fields:
+        if key not in _STUDY_FIELDS:
+            known = f"; there are: {', '.join(_STUDY_FIELDS)}"
+            raise UserError(f"{path}: {key}: unknown field{nearest(key, _STUDY_FIELDS) or known}")
+    study = fields.get("study")
+    if study is not None and not isinstance(study, str):
+        raise UserError(f"{path}: study: must be a name, got {shown(study)}")
+    return fields, [], study or path.stem
+
+
+def _settings(value: Any, where: str) -> list[dict[str, Any]]:
+    """Combinations of fields, nested; one that changes nothing where none are given."""
+    if value is None:
+        return [{}]
+    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
+        raise UserError(f"{where}: must be a list of fields and values, got {shown(value)}")
+    return [nested(one) for one in value]
+
+
+def _measure(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    for one in values:
+        if one not in MEASUREMENTS:
+            raise UserError(f"measure: must be of {', '.join(MEASUREMENTS)}, got {shown(one)}")
+    return tuple(dict.fromkeys(values))
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """One model or task of the grid: what it is called and the layers that make its section."""
+
+    label: str
+    layers: tuple[Mapping[str, Any], ...]
+    file: str | None = None
+    """The file that the command line named for it; no other may run."""
+
+
+def _choices(kind: str, base: Any, line: dict[str, Any]) -> list[_Choice]:
+    """The models or tasks that are asked for: presets or names, of the command line before the study's."""
+    presets_wanted = line.pop(_PRESET, None)
+    names = line.pop("name", None)
+    if presets_wanted is None and names is None:
+        presets_wanted = base
+    result = []
+    for entry in _listed(presets_wanted) if names is None or presets_wanted is not None else [None]:
+        if isinstance(entry, dict):
+            layers: tuple[Mapping[str, Any], ...] = ({kind: entry},)
+            label = _label(entry.get("name"))
+        elif isinstance(entry, str):
+            layers = (preset(f"{kind}s", entry),)
+            label = entry
+        elif entry is None:
+            layers, label = (), ""
+        else:
+            raise UserError(f"{kind}: must be a preset's name, got {shown(entry)}")
+        for name in _listed(names) if names is not None else [None]:
+            if name is None:
+                result.append(_Choice(label, layers))
+            else:
+                result.append(_Choice(_label(name), (*layers, {kind: {"name": name}}), name))
+    if not result:
+        raise UserError(f"{kind}: the list is empty")
+    return result
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _label(name: Any) -> str:
+    return Path(name).stem if isinstance(name, str) else ""
+
+
+def _matches(value: Any) -> list[str | None]:
+    """What is matched, each on its own; none where nothing is."""
+    values = _listed(value)
+    for one in values:
+        if one is not None and one not in MATCHES:
+            hint = nearest(one, MATCHES) if isinstance(one, str) else ""
+            raise UserError(f"match: must be of {', '.join(MATCHES)}, got {shown(one)}{hint}")
+    return list(dict.fromkeys(values))
+
+
+def _grid(
+    base: Mapping[str, Any], line: dict[str, Any], trust_code: bool, chosen: Chosen | None
+) -> tuple[list[Cell], list[Cell], Any]:
+    """Cells, trials, and what is measured."""
+    measure = line.pop("measure", base.get("measure", ["train"]))
+    matches = _matches(line.pop("match", base.get("match")))
+    search = search_from(merged({"search": base.get("search", {})}, {"search": line.pop("search", {})}))
+    for kind in ("model", "task"):
+        section = line.setdefault(kind, {})
+        if not isinstance(section, dict):
+            raise UserError(f"{kind}: must be a preset's name or fields, got {shown(section)}")
+    models = _choices("model", base.get("model"), line["model"])
+    tasks = _choices("task", base.get("task"), line["task"])
+    line = {key: value for key, value in line.items() if value != {}}
+    study_layer = {key: base[key] for key in ("data", "training", "evaluation", "seed") if key in base}
+    per_model = base.get("per_model", {})
+    known = {*presets("models"), *(model.label for model in models)}
+    for label in per_model:
+        if label not in known:
+            raise unknown_name("per_model", label, known)
+    cells: list[Cell] = []
+    trials: list[Cell] = []
+    for model in models:
+        for task in tasks:
+            own = dict(per_model.get(model.label, {}))
+            settings = own.pop("settings", base.get("settings", [{}]))
+            layers = [{"task": {}}, *task.layers, *model.layers, study_layer, own]
+            if search is not None:
+                raw = merged(*layers, line)
+                trials += _trials(raw, model, task, search, trust_code)
+                if chosen is None:
+                    continue
+                if (model.label, task.label) not in chosen:
+                    continue  # none of its trials was of use
+                layers.append(chosen[model.label, task.label])
+            for one in settings:
+                raw = merged(*layers, one, line)
+                raw.pop("search", None)
+                for match in matches:
+                    cells += _expanded(raw, model, task, trust_code, match=match)
+                    if len(cells) > MAXIMUM_CELLS:
+                        raise UserError(f"the grid has more than {MAXIMUM_CELLS:,} cells")
+    if matches != [None]:
+        _check_match(cells or trials)
+    # One seed of every model before the next seed, so that a study that is cut off can be read.
+    seeds = list(dict.fromkeys(cell.experiment.seed for cell in cells))
+    return sorted(cells, key=lambda cell: seeds.index(cell.experiment.seed)), trials, measure
+
+
+def _check_match(cells: Sequence[Cell]) -> None:
+    if len({cell.model_preset for cell in cells}) < 2:
+        raise UserError("match: holds something equal between models, and the study has one")
+    for cell in cells:
+        if cell.experiment.training.patience is not None:
+            raise UserError(
+                "training.patience: an early stop would break the match; leave patience or match out"
+            )
+
+
+def _trials(
+    raw: dict[str, Any], model: _Choice, task: _Choice, search: Search, trust_code: bool
+) -> Iterator[Cell]:
+    """The same number for each model; the first is the recipe as it stands."""
+    space = search.space(model.label, raw.pop("search", None))
+    recipe: dict[str, Any] = {}
+    for number in range(1, search.trials + 1):
+        values = trial_values(space, search, f"{model.label} {task.label}", number, recipe)
+        one = merged(raw, values, search.overrides, {"evaluation": {"test": False}, "seed": search.seed})
+        found = list(_expanded(one, model, task, trust_code, trial=number))
+        if len(found) > 1:
+            raise UserError("search: the study has a list; a search chooses from each model's space alone")
+        if number == 1:
+            fields = flattened(found[0].experiment.document())
+            recipe = {name: fields.get(name) for name in space}
+        yield found[0]
+
+
+def _expanded(
+    raw: dict[str, Any],
+    model: _Choice,
+    task: _Choice,
+    trust_code: bool,
+    *,
+    match: str | None = None,
+    trial: int | None = None,
+) -> Iterator[Cell]:
+    sections: dict[str, type[BaseModel] | None] = {
+        "data": DataConfig,
+        "training": TrainingConfig,
+        "evaluation": EvaluationConfig,
+    }
+    # Looked up before their values are, since a field's type decides what a list in it means.
+    for kind, find, choice in (("model", model_module, model), ("task", task_module, task)):
+        section = raw.get(kind)
+        name = section.get("name") if isinstance(section, dict) else None
+        if not isinstance(name, str):
+            there_are = ", ".join(presets(f"{kind}s"))
+            raise UserError(f"{kind}: which? give {kind}=NAME; there are: {there_are}")
+        sections[kind] = find(name, files_allowed=trust_code or name == choice.file).module.Config
+    axes = list(_axes(raw, sections))
+    for values in itertools.product(*(axis_values for _, axis_values in axes)):
+        one = raw
+        for (path, _), value in zip(axes, values, strict=True):
+            one = _replaced(one, path, value)
+        # A file that must not run was refused above.
+        yield Cell(
+            model_preset=model.label,
+            task_preset=task.label,
+            experiment=experiment_from(one, files_allowed=True),
+            match=match,
+            trial=trial,
+        )
+
+
+def _axes(
+    raw: Mapping[str, Any], sections: Mapping[str, type[BaseModel] | None]
+) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    for key, value in raw.items():
+        if key in sections and isinstance(value, dict):
+            yield from _axes_of(value, sections[key], (key,))
+        elif isinstance(value, list):
+            yield (key,), _axis((key,), value)
+
+
+def _axes_of(
+    values: Mapping[str, Any], config: type[BaseModel] | None, path: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
+    for key, value in values.items():
+        field = config.model_fields.get(key) if config is not None else None
+        annotation = field.annotation if field is not None else None
+        if isinstance(value, dict):
+            nested_config = (
+                annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+            )
+            yield from _axes_of(value, nested_config, (*path, key))
+        elif isinstance(value, list) and _depth(value) > _type_depth(annotation):
+            yield (*path, key), _axis((*path, key), value)
+
+
+def _axis(path: tuple[str, ...], values: list[Any]) -> list[Any]:
+    if not values:
+        raise UserError(f"{'.'.join(path)}: the list is empty")
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise UserError(f"{'.'.join(path)}: {shown(value)} is given twice; two cells would be one run")
+    return values
+
+
+def _depth(value: Any) -> int:
+    """How many lists deep a value is: 0 for a number, 2 for a list of lists."""
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list) else 0
+
+
+def _type_depth(annotation: Any) -> int:
+    """How many lists deep a field's own values are; a value that is deeper is an axis."""
+    inner = max(map(_type_depth, get_args(annotation)), default=0)
+    return inner + ((get_origin(annotation) or annotation) in (list, tuple))
+
+
+def _replaced(raw: Mapping[str, Any], path: tuple[str, ...], value: Any) -> dict[str, Any]:
+    if len(path) == 1:
+        return {**raw, path[0]: value}
+    return {**raw, path[0]: _replaced(raw[path[0]], path[1:], value)}
+
+
+def is_resolved(experiment: Experiment) -> bool:
+    """Whether nothing in it depends on the device any more."""
+    return experiment.training.steps is not None and experiment.training.precision != "auto"
+
+
+def _thawed(stored: Mapping[str, Any], name: str, trust_code: bool) -> Cell:
+    try:
+        experiment = experiment_from(stored["experiment"], files_allowed=trust_code)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    if not is_resolved(experiment):
+        raise UserError(f"{name}: a cell has no number of steps or no precision")
+    return Cell(
+        model_preset=str(stored["model"]),
+        task_preset=str(stored["task"]),
+        experiment=experiment,
+        match=stored.get("match"),
+        trial=stored.get("trial"),
+        stored=stored if "asked" in stored else None,
+    )
+
+
+def stored_study(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a frozen `study.yaml`, its shape checked."""
+    version = raw.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise UserError(f"{path}: schema_version: must be {SCHEMA_VERSION}, got {shown(version)}")
+    if version > SCHEMA_VERSION:
+        raise UserError(f"{path}: has schema version {version}; this seqbench reads up to {SCHEMA_VERSION}")
+    cells = raw.get("cells")
+    if not isinstance(cells, list):
+        raise UserError(f"{path}: cells: must be a list, got {shown(cells)}")
+    for number, cell in enumerate(cells, start=1):
+        texts = isinstance(cell, dict) and all(
+            isinstance(cell.get(key), str) for key in ("run_id", "asked", "model", "task")
+        )
+        if not texts or not isinstance(cell.get("experiment"), dict):
+            raise UserError(f"{path}: cells: number {number} is not what seqbench wrote")
+    return {**raw, "measure": list(_measure(raw.get("measure", ["train"])))}
