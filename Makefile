@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quick test lint clean
+.PHONY: setup quick test faults lint clean
 
 setup: .venv/installed
 
@@ -16,6 +16,10 @@ quick: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Kills a study of twelve cells fifty times and checks that nothing is lost: a quarter of an hour.
+faults: setup
+	$(BIN)/python -m tests.benchmark.faults.kill_study
 
 lint: setup
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 them.
 
 Exit codes: 0 as asked; 1 internal; 2 the user's input, in one line; 3 finished, but something failed or was
-left out; 4 a check, a threshold or a replay did not hold; 5 nothing matched; 130 interrupted; 143 terminated.
+left out; 4 a check, a threshold or a replay did not hold; 5 nothing matched; 75 left to
+another worker; 130 interrupted; 143 terminated.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Form(StrEnum):
     terminal = "terminal"
     markdown = "markdown"
     json = "json"
+    wandb = "wandb"
 
 
 class Kind(StrEnum):
@@ -203,6 +205,10 @@ def run(
         progress=sys.stderr.isatty(),
         study=request.study,
     )
+    if devices > 1:
+        from benchmark.device import check_devices
+
+        check_devices(options)
     given = _record_to_replay(what, folder)
     code = _run_study(ask, folder, options, as_json, fail_fast)
     return max(code, _say_reproduction(given, request, folder)) if given and code in (0, 3) else code
@@ -399,6 +405,7 @@ Examples:
   seqbench report multi30k-en-de
   seqbench report results/multi30k-en-de --format markdown --output table.md
   seqbench report multi30k-en-de --rescore
+  seqbench report multi30k-en-de --format wandb
   seqbench report multi30k-en-de --significance
 """
 
@@ -432,6 +439,8 @@ def report(
     code = 0
     if rescore:
         code = _rescore(folder, _data_directory(data_directory), trust_code)
+    if form is Form.wandb:
+        return _rebuild_wandb(folder, output) or code
     loaded = load_study(folder)
     further: list[Table] = []
     sentence_rows: list[dict[str, Any]] | None = None
@@ -454,6 +463,31 @@ def report(
     else:
         write_atomic(output, text.encode())
     return code or (3 if loaded.unreadable else 0)
+
+
+def _rebuild_wandb(folder: Path, output: Path | None) -> int:
+    """Log to wandb what it does not have yet: every run and the tables."""
+    from benchmark import tracking
+    from benchmark.config import UserError
+    from benchmark.report.wandb_runs import log_runs
+    from benchmark.report.wandb_table import log_comparison
+
+    if output is not None:
+        raise UserError("--output: a report to wandb goes to no file; leave one of the two out")
+    try:
+        mode, why = tracking.choose_mode("auto")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    say(why)
+    if mode == "disabled":
+        return 3
+    logged, there = log_runs(folder, mode)
+    table = log_comparison(folder, mode)
+    show(
+        f"runs: {logged} logged, {there} were there; "
+        f"tables: {'were there, or have no rows' if table is None else f'logged as {table}'}"
+    )
+    return 0
 
 
 def _study_folder(study: str, results: Path) -> Path:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 from filelock import FileLock
 
 from benchmark.config import one_line
@@ -39,7 +38,7 @@ class Holder:
     """Which boot of which machine, and which of its process namespaces: process ids mean something inside."""
     pid: int
     started: float
-    """Start of the process as its kernel counts it."""
+    """When the process started, as its kernel counts: no clock that is set moves it."""
     token: str
     """Of one lease, so that the same process can tell two of its own apart."""
 
@@ -49,7 +48,7 @@ class Holder:
             host=one_line(socket.gethostname()),
             kernel=_kernel(),
             pid=os.getpid(),
-            started=psutil.Process().create_time(),
+            started=_started(os.getpid()),
             token=uuid.uuid4().hex,
         )
 
@@ -58,15 +57,21 @@ class Holder:
         return self.kernel != "" and self.kernel == _kernel()
 
     def lives_here(self) -> bool:
-        try:
-            return psutil.Process(self.pid).create_time() == self.started
-        except psutil.Error:
-            return False
+        return _started(self.pid) == self.started
+
+
+def _started(pid: int) -> float:
+    """Ticks from boot to the start of a process; 0 for one that is not there."""
+    try:
+        # After the name, which is in brackets and may hold anything: field 22 of the file, man proc_pid_stat.
+        return float(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _kernel() -> str:
     """Empty where it cannot be told, as outside Linux."""
-    try:
+    try:  # only where `_started` can tell, too
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

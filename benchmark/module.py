@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmark.config import TrainingConfig
+from benchmark.schedule import rate_factor
 from models import Seq2SeqModel
 from tasks import Batch
 
@@ -22,28 +22,6 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     """What a step's random numbers start from: a function of these three, so that it can be redone."""
     digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def rate_factor(training: TrainingConfig, step: int) -> float:
-    """Learning rate of `step`, counted from 0, as a share of `learning_rate`."""
-    assert training.steps is not None
-    warmup = training.warmup_steps
-    if step < warmup:
-        return (step + 1) / warmup
-    match training.schedule:
-        case "inverse_sqrt":  # Vaswani et al. 2017, equation 3
-            return math.sqrt(max(warmup, 1) / (step + 1))
-        case "constant" | "plateau":
-            return 1.0
-        case "linear":
-            begin = max(warmup, training.hold_fraction * training.steps)
-            passed = (step - begin) / max(training.steps - begin, 1)
-            return 1.0 - (1.0 - training.final_fraction) * min(max(passed, 0.0), 1.0)
-        case "cosine":
-            passed = min((step - warmup) / max(training.steps - warmup, 1), 1.0)
-            return (
-                training.final_fraction + (1 - training.final_fraction) * (1 + math.cos(math.pi * passed)) / 2
-            )
 
 
 class Seq2SeqModule(LightningModule):

@@ -183,6 +183,7 @@ def curves(log: StepLog) -> bytes:
         for quantity, unit, values in (
             ("train_loss", "nats per target token", log.losses),
             ("step_seconds", "seconds", log.seconds),
+            ("train_target_tokens", "tokens", log.counts["target_tokens"]),
         ):
             for step, value in enumerate(values, 1):
                 row = {"quantity": quantity, "value": value, "unit": unit, "conditions": {"step": step}}

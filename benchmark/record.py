@@ -50,6 +50,10 @@ class UnreadableRecord(UserError):
     """A file that is no record of this version, with its name and the reason."""
 
 
+class UntouchableRecord(UnreadableRecord):
+    """One that may be whole: of a newer version, or on a disk that does not give it. It is not made again."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
@@ -305,7 +309,7 @@ def record_from_bytes(data: bytes, name: str) -> Record:
     if type(version) is not int or version < 1:
         raise UnreadableRecord(f"{name}: not a record: its schema_version is {shown(version)}")
     if version > SCHEMA_VERSION:
-        raise UnreadableRecord(
+        raise UntouchableRecord(
             f"{name}: has schema version {shown(version)}, and this seqbench reads up to {SCHEMA_VERSION}; "
             "a newer seqbench reads it"
         )
@@ -329,7 +333,7 @@ def read_record(path: Path) -> Record:
         with open(path, "rb") as file:
             data = file.read(_MAXIMUM_RECORD_BYTES + 1)
     except OSError as error:
-        raise UnreadableRecord(f"{path}: cannot be read: {error.strerror}") from None
+        raise UntouchableRecord(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > _MAXIMUM_RECORD_BYTES:
         raise UnreadableRecord(f"{path}: larger than {_MAXIMUM_RECORD_BYTES // 2**20} MiB; no record is")
     return record_from_bytes(data, str(path))

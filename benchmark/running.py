@@ -17,7 +17,15 @@ from benchmark.record import TrainRecord, UnreadableRecord
 from benchmark.request import Cell, Chosen, Request
 from benchmark.search import best_trial
 from benchmark.store import StudyFolder
-from benchmark.study import FrozenCell, Made, make, remaining, remaining_speed, speed_cells
+from benchmark.study import (
+    FrozenCell,
+    Made,
+    frozen_devices,
+    make,
+    remaining,
+    remaining_speed,
+    speed_cells,
+)
 
 Say = Callable[[str], None]
 
@@ -72,27 +80,29 @@ class StudyRun:
         with self._supervisor.handling_signals():
             request = self._ask(None)
             outcome = self._make(request)
-            self._run_missing(outcome)
+            self._run_missing(outcome, outcome.made.runs)
             if request.trials and not request.cells:
                 chosen = self._chosen(outcome.made)
                 if chosen is None or (self._fail_fast and outcome.failed):
                     return outcome
                 before, outcome = outcome, self._make(self._ask(chosen))
                 outcome.failed, outcome.refused, outcome.asked = before.failed, before.refused, before.asked
-                self._run_missing(outcome)
+                # A trial that failed has had its try.
+                self._run_missing(outcome, [cell for cell in outcome.made.runs if cell.trial is None])
             if not (self._fail_fast and outcome.failed):
                 self._run_speed(outcome)
         return outcome
 
     def _make(self, request: Request) -> Outcome:
         with FileLock(self._folder.path / ".study.lock"):
+            if any(cell.match == "seconds" for cell in (*request.cells, *request.trials)):
+                _check_device(frozen_devices(self._folder), self._options)
             made = make(request, self._folder, lambda asked: resolve(self._supervisor, asked, self._options))
-        _check_device(made, self._options)
         return Outcome(made=made)
 
-    def _run_missing(self, outcome: Outcome) -> None:
+    def _run_missing(self, outcome: Outcome, cells: Sequence[FrozenCell]) -> None:
         made = outcome.made
-        todo = remaining(made, self._folder) if "train" in made.measure else []
+        todo = remaining(cells, self._folder) if "train" in made.measure else []
         outcome.asked += len(todo)
         self._say(_plan(self._folder, made, len(todo)))
         if not todo:
@@ -159,6 +169,9 @@ class StudyRun:
         with Leases(self._folder.path, on_loss=self._supervisor.end) as leases:
             for cell in todo:
                 holder = leases.take(cell.run_id)
+                if holder is None and self._folder.run(cell.run_id).result() is not None:
+                    leases.release(cell.run_id)
+                    continue  # another worker was faster
                 if holder is not None:
                     self._say(f"speed (run {cell.run_id}) is being measured by {holder.who}")
                     outcome.leased += 1
@@ -185,19 +198,18 @@ def _train_record(folder: StudyFolder, cell: FrozenCell) -> TrainRecord | None:
     return record if isinstance(record, TrainRecord) else None
 
 
-def _check_device(made: Made, options: RunOptions) -> None:
+def _check_device(devices: set[str], options: RunOptions) -> None:
     """Equal seconds mean something on the device where they were measured.
 
     Raises:
         UserError: this is another one.
     """
-    devices = {cell.measured.get("device") for cell in made.cells if cell.match == "seconds"} - {None}
     if not devices:
         return
     from benchmark.device import device_in_use
 
     here = device_in_use(options)
-    for device in sorted(map(str, devices)):
+    for device in sorted(devices):
         if device != here:
             raise UserError(
                 f"match: seconds were measured on {device}, and this is {here}; go on there, or take another "

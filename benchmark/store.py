@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.config import UserError, dump_yaml, load_yaml, shown
-from benchmark.record import Record, UnreadableRecord, read_record, record_bytes
+from benchmark.record import Record, UnreadableRecord, UntouchableRecord, read_record, record_bytes
 
 FREE_BYTES = 64 * 2**20
 """What must be free before a study starts; a run of a small model keeps about that much."""
@@ -142,9 +142,15 @@ class RunFolder:
         return record
 
     def result(self) -> Record | None:
-        """The record; None where the run is to be made: there is none, it failed, or it cannot be read."""
+        """The record; None where the run is to be made: there is none, it failed, or it is damaged.
+
+        Raises:
+            UntouchableRecord: it may be whole, and cannot be read here.
+        """
         try:
             record = self.record()
+        except UntouchableRecord:
+            raise
         except UnreadableRecord:
             return None
         return None if record is None or record.status == "failed" else record

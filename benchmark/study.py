@@ -191,6 +191,12 @@ def _refuse_two_names(named: Iterable[tuple[FrozenCell, str]]) -> None:
             raise UserError(f"model: {both} are one run ({cell.run_id}); leave one out")
 
 
+def frozen_devices(folder: StudyFolder) -> set[str]:
+    """On which the cells that are matched in seconds were timed."""
+    measured = [one.get("measured") or {} for one in _stored_cells(folder) if one.get("match") == "seconds"]
+    return {str(one["device"]) for one in measured if "device" in one}
+
+
 def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | None]]:
     """The cells that were asked for, with the ids of their runs where those are known without measuring
     anything.
@@ -290,7 +296,10 @@ class SpeedCell:
     def models(self) -> dict[str, Any]:
         """What is timed, whatever the budget."""
         documents = {name: experiment.document() for name, experiment in self.experiments.items()}
-        return {name: [one["model"], one["task"], one["data"]] for name, one in documents.items()}
+        return {
+            name: [one["model"], one["task"], one["data"], one["training"]["precision"]]
+            for name, one in documents.items()
+        }
 
     def document(self) -> dict[str, Any]:
         """The cell as the `config.yaml` of its run holds it."""
@@ -405,23 +414,23 @@ def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
     return _frozen(named, experiment, str(stored["asked"]), stored.get("measured") or {})
 
 
-def remaining(made: Made, folder: StudyFolder) -> list[FrozenCell]:
-    """The cells that have to run: those without a complete record, and those whose run failed.
+def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCell]:
+    """Those of the cells that have to run: without a complete record, or whose run failed.
 
     A record that cannot be read counts as none. A run that diverged is a result: it would diverge again.
 
     Raises:
         UserError: a run's `config.yaml` or record holds another experiment than its cell.
     """
-    cells = []
-    for cell in made.runs:
+    missing = []
+    for cell in cells:
         run = folder.run(cell.run_id)
         run.open(cell.document())
         record = run.result()
         if record is None:
-            cells.append(cell)
+            missing.append(cell)
         elif record.kind == "train":
             changed = differences(cell.experiment.document(), record.experiment)
             if changed:
                 raise UserError(f"{run.record_path}: is of another experiment: {'; '.join(changed)}")
-    return cells
+    return missing

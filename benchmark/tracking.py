@@ -31,6 +31,9 @@ PROBE_SECONDS = 5.0
 START_SECONDS = 20.0
 """How long one run waits for the server to accept it before it goes on offline."""
 
+FINISH_SECONDS = 120.0
+"""How long the end of a run waits for uploads; what is left stays on disk, and `wandb sync` takes it."""
+
 
 def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mode, str]:
     """What `requested` (`auto` or a mode) means here, and why, in one line for the user.
@@ -105,6 +108,11 @@ def _answers(address: str, seconds: float) -> bool:
     return answered.is_set()
 
 
+def run_directory(study_folder: Path) -> Path:
+    """Where wandb keeps its files of a study: WANDB_DIR, else the study's own folder."""
+    return Path(os.environ.get("WANDB_DIR") or study_folder)
+
+
 def project() -> str:
     """The wandb project of every run."""
     return os.environ.get("WANDB_PROJECT") or "seqbench"
@@ -127,28 +135,49 @@ def lightning_logger(
     """
     if mode == "disabled":
         return None, mode
-    import wandb
     from pytorch_lightning.loggers import WandbLogger
 
     directory.mkdir(parents=True, exist_ok=True)
 
     def start(mode: Mode) -> tuple[WandbLogger, Mode]:
         # Started here and handed over: Lightning's own start passes options that wandb warns of.
-        run = wandb.init(
-            dir=directory,
-            project=project(),
-            id=run_id,
-            resume="allow",
-            group=study,
-            job_type="train",
-            tags=_tags(experiment_document, device_class),
-            config=dict(experiment_document),
-            mode=mode,
-            settings=quiet_settings(),
+        run = start_run(
+            mode,
+            study=study,
+            run_id=run_id,
+            experiment_document=experiment_document,
+            directory=directory,
+            device_class=device_class,
         )
         return WandbLogger(experiment=run, save_dir=directory), mode
 
     return or_offline(mode, start)
+
+
+def start_run(
+    mode: Mode,
+    *,
+    study: str,
+    run_id: str,
+    experiment_document: Mapping[str, Any],
+    directory: Path,
+    device_class: str,
+) -> Any:
+    """wandb's run of one cell: its id is the run's, its group the study."""
+    import wandb
+
+    return wandb.init(
+        dir=directory,
+        project=project(),
+        id=run_id,
+        resume="allow",
+        group=study,
+        job_type="train",
+        tags=_tags(experiment_document, device_class),
+        config=dict(experiment_document),
+        mode=mode,
+        settings=quiet_settings(),
+    )
 
 
 def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
@@ -175,7 +204,9 @@ def quiet_settings() -> Any:
     """wandb prints nothing, captures no output, and gives up on a server that does not answer."""
     import wandb
 
-    return wandb.Settings(silent=True, console="off", init_timeout=START_SECONDS)
+    return wandb.Settings(
+        silent=True, console="off", init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS
+    )
 
 
 def _tags(document: Mapping[str, Any], device_class: str) -> list[str]:

@@ -15,19 +15,21 @@ import time
 import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger, WandbLogger
 
 from benchmark import checkpoint, tracking
 from benchmark.config import Experiment, RunOptions, UserError
 from benchmark.device import choose_device
 from benchmark.evaluation import Process, generate, mean_loss, score
-from benchmark.measure.steps import FLUSH_STEPS, Diverged, StepLog
+from benchmark.history import WINDOW_STEPS, Steps, summary, training_rows, validation_row
+from benchmark.measure.steps import Diverged, StepLog
 from benchmark.measure.timing import Clock
 from benchmark.module import Seq2SeqModule
 from benchmark.outcome import (
@@ -220,7 +222,7 @@ class Timetable(Callback):
             checkpoint.save_weights(
                 module.model.state_dict(), self.folder, step, self.experiment.training.average_checkpoints
             )
-        self._report(trainer, step, loss, scores)
+        self._report(trainer, loss, scores)
         if self._should_stop():
             self.stopped_early = step < self.steps
             trainer.should_stop = True
@@ -232,11 +234,11 @@ class Timetable(Callback):
         losses = self.validation_losses()
         return len(losses) - 1 - losses.index(min(losses)) >= patience
 
-    def _report(self, trainer: Trainer, step: int, loss: float, scores: list[Score]) -> None:
-        if trainer.logger is not None:
-            values = {f"val/{one.metric}": one.value for one in scores}
-            logger = trainer.logger
-            tracking.guarded(lambda: logger.log_metrics({"val/loss": loss, **values}, step))
+    def _report(self, trainer: Trainer, loss: float, scores: list[Score]) -> None:
+        step, values = validation_row(self.curve[-1])
+        logger = trainer.logger
+        if logger is not None:
+            tracking.guarded(lambda: logger.log_metrics(values, step))
         if self.progress is not None:
             shown = f"validation loss {loss:.3f}"
             self.progress.validated(
@@ -274,27 +276,36 @@ class Timetable(Callback):
 class StepLogger(Callback):
     """Sends losses and speed to Lightning's logger, rarely: one call costs as much as many small kernels."""
 
-    def __init__(self, log: StepLog) -> None:
-        self.step_log = log
+    def __init__(self, log: StepLog, timetable: Timetable) -> None:
+        self.step_log, self.timetable = log, timetable
         self._sent = 0
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """What an earlier attempt has sent is there."""
+        self._sent = len(self.step_log.losses)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        known = len(self.step_log.losses)
-        if trainer.logger is None or known - self._sent < 2 * FLUSH_STEPS:
+        if len(self.step_log.losses) - self._sent >= WINDOW_STEPS:
+            self._send(trainer)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.step_log.flush(trainer)
+        self._send(trainer)
+
+    def _send(self, trainer: Trainer) -> None:
+        logger, log = trainer.logger, self.step_log
+        if logger is None:
             return
-        recent = slice(max(self._sent, known - 2 * FLUSH_STEPS), known)
-        self._sent = known
-        seconds = sum(self.step_log.seconds[recent])
-        tokens = sum(self.step_log.counts["target_tokens"][recent])
-        values = {
-            "train/loss": sum(self.step_log.losses[recent]) / (recent.stop - recent.start),
-            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "speed/train_target_tokens_per_second": tokens / seconds,
-        }
-        logger = trainer.logger
-        tracking.guarded(lambda: logger.log_metrics(values, known))
+        known = len(log.losses)
+        steps = Steps(
+            losses=log.losses, seconds=log.seconds, target_tokens=log.counts["target_tokens"][:known]
+        )
+        training = self.timetable.experiment.training
+        for step, values in training_rows(steps, training, self.timetable.curve, after=self._sent):
+            tracking.guarded(partial(logger.log_metrics, values, step))
+        self._sent = known // WINDOW_STEPS * WINDOW_STEPS
 
 
 def _machine(provenance: Provenance) -> dict[str, str | int]:
@@ -392,10 +403,11 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
             study=options.study,
             run_id=experiment.run_id(),
             experiment_document=experiment.document(),
-            directory=options.results / options.study,
+            directory=tracking.run_directory(options.results / options.study),
             device_class=device.type,
         )
-    callbacks: list[Callback] = [log, *([progress] if progress else []), StepLogger(log), timetable]
+    watching = [progress] if progress else []
+    callbacks: list[Callback] = [log, *watching, StepLogger(log, timetable), timetable]
     trainer = make_trainer(
         experiment, device, devices=options.devices, callbacks=callbacks, logger=logger, folder=run_folder
     )
@@ -437,6 +449,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
             wall_seconds_total=timetable.wall_seconds(),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+        _end_log(logger, record)
         return record if first else None
     averaged = [point.step for point in timetable.curve][-experiment.training.average_checkpoints :]
     measured = score_run(experiment, task, trainer, module.model, averaged, data, run_folder, options)
@@ -462,8 +475,11 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
         resumed_times=timetable.resumed_times,
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    if logger is not None:
-        scores = {f"{one.split}/{one.metric}": one.value for one in record.scores}
-        tracking.guarded(lambda: logger.log_metrics(scores, len(log.losses)))
-        tracking.guarded(lambda: logger.finalize("success"))
+    _end_log(logger, record)
     return record
+
+
+def _end_log(logger: WandbLogger | None, record: TrainRecord) -> None:
+    if logger is not None:
+        tracking.guarded(lambda: logger.experiment.summary.update(summary(record)))
+        tracking.guarded(lambda: logger.finalize("success"))

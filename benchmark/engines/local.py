@@ -26,7 +26,7 @@ from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_
 from benchmark.engines import Finished, Started
 from benchmark.engines.child import failed_record, failed_speed_record, options_json
 from benchmark.lease import Leases, Seen
-from benchmark.record import Record, UnreadableRecord, available_cores, threads_of
+from benchmark.record import Record, UnreadableRecord, UntouchableRecord, available_cores, threads_of
 from benchmark.request import is_resolved
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.study import Asked, FrozenCell, Resolved, SpeedCell
@@ -445,13 +445,16 @@ def _run_to_record(
 ) -> Record:
     with contextlib.suppress(FileNotFoundError):
         try:
-            run.record()
+            earlier = run.record()
+        except UntouchableRecord:
+            raise
         except UnreadableRecord as error:
             kept = run.record_path.with_name("record.unreadable.json")
             run.record_path.replace(kept)
             sys.stderr.write(f"seqbench: {error}; kept as {kept.name}, and the run is made again\n")
         else:
-            run.record_path.unlink()  # of an attempt that failed
+            if earlier is not None and earlier.status == "failed":
+                run.record_path.unlink()
     arguments = [command, str(run.path), "--options", options_json(options)]
     ended = supervisor.run(arguments, options, log_path=run.log_path, name=run.run_id, devices=devices)
     record = _record_of(run)

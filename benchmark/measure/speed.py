@@ -28,9 +28,10 @@ from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
 from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
-from benchmark.module import Seq2SeqModule, rate_factor, step_seed
+from benchmark.module import Seq2SeqModule, step_seed
 from benchmark.outcome import resolved_precision
 from benchmark.record import SpeedRecord, SpeedRow, available_cores, take_provenance, threads_of
+from benchmark.schedule import rate_factor
 from benchmark.trainer import build_model, corpus_of, make_trainer, quiet
 from models import BEGIN, END, ModelConfig, Seq2SeqModel
 from tasks import TRAIN, Batch

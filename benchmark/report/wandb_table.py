@@ -8,7 +8,6 @@ from.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from benchmark.report.comparison import groups, rows, speed_rows
 from benchmark.report.search import search_rows
 from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import StudyResults, load_study
-from benchmark.tracking import Mode, or_offline, project, quiet_settings
+from benchmark.tracking import Mode, or_offline, project, quiet_settings, run_directory
 
 
 def log_comparison(study_folder: Path, mode: Mode) -> str | None:
@@ -45,7 +44,7 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
     if mode == "disabled" or not tables:
         return None
     run_id = _run_id(study)
-    directory = Path(os.environ.get("WANDB_DIR") or study_folder)
+    directory = run_directory(study_folder)
     if any(directory.glob(f"wandb/*run-*-{run_id}/files/media/table/*.table.json")):
         return None
     import wandb

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from benchmark.cli import app
 from benchmark.config import ROOT, dump_yaml
-from benchmark.record import record_bytes
+from benchmark.record import available_cores, record_bytes
 from tests.benchmark.report.records import train_record
 
 COMMANDS = ["run", "sweep", "report", "diff", "check", "doctor", "list"]
@@ -122,6 +122,10 @@ MISTAKES = [
      "seqbench: --data-dir: there is no folder /nowhere\n"),
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--results", "/proc/x"],
      "seqbench: /proc/x/try-reverse: cannot be made: No such file or directory\n"),
+    (["run", "model=transformer-small", "task=reverse", "training.steps=1", "--device", "cpu",
+      "--devices", "4097"],
+     f"seqbench: --devices: 4097 are asked for, and there are {available_cores()} cores, one for each "
+     "process\n"),
     (["run", "/nowhere/study.yaml"],
      "seqbench: /nowhere/study.yaml: cannot be read: No such file or directory\n"),
     (["report", "a-studi", "--results", "RESULTS"],

@@ -56,7 +56,7 @@ def test_a_lease_whose_holder_is_gone_from_here_is_taken_at_once(study, forged):
     if forged == "dead":
         forge(study, replace(me, pid=dead_process()))
     elif forged == "reused":
-        forge(study, replace(me, pid=1, started=psutil.Process(1).create_time() - 100))
+        forge(study, replace(me, started=me.started - 100))
     else:
         path(study).write_text('{"holder": {"pid": 7}}' if forged == "broken" else "")
     with Leases(study) as leases:
@@ -104,6 +104,7 @@ def test_no_clock_is_asked(study, monkeypatch):
     with Leases(study) as first, Leases(study) as second:
         assert first.take(RUN) is None
         monkeypatch.setattr(time, "time", lambda: 1e12)
+        monkeypatch.setattr(psutil, "boot_time", lambda: 0.0)
         os.utime(path(study), (0, 0))
         assert second.take(RUN) is not None
         assert second.watched([RUN]) == {}

@@ -138,8 +138,9 @@ def test_an_unknown_mode_is_named(requested, env, text):
         choose_mode(requested, env)
 
 
-def offline_run_configs(folder):
-    import wandb  # noqa: F401  the records are wandb's own format
+def stored_records(folder):
+    """What wandb wrote offline, in its own format, which is private: the version is pinned."""
+    import wandb  # noqa: F401
     from wandb.proto import wandb_internal_pb2
 
     for file in folder.glob("wandb/offline-run-*/*.wandb"):
@@ -155,8 +156,11 @@ def offline_run_configs(folder):
             if kind in (1, 4):
                 record = wandb_internal_pb2.Record.FromString(partial)  # type: ignore[attr-defined]  # made at import
                 partial = b""
-                if record.HasField("run"):
-                    yield record.run
+                yield record
+
+
+def offline_run_configs(folder):
+    return [record.run for record in stored_records(folder) if record.HasField("run")]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

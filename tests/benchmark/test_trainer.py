@@ -22,8 +22,9 @@ from benchmark.config import UserError
 from benchmark.device import choose_device
 from benchmark.measure.speed import PlainLoop, TimedBatches
 from benchmark.measure.steps import StepLog
-from benchmark.module import Seq2SeqModule, rate_factor, step_seed
+from benchmark.module import Seq2SeqModule, step_seed
 from benchmark.resolution import resolve
+from benchmark.schedule import rate_factor
 from benchmark.study import Asked
 from models import Seq2SeqModel
 from tasks.parallel_text import Config as ParallelText

@@ -41,16 +41,12 @@ _TINY: dict[str, dict[str, Any]] = {
 
 
 def options(folder: Path, **fields: Any) -> RunOptions:
+    defaults: dict[str, Any] = {"device": "cpu", "threads": 1, "wandb": "disabled", "study": "study"}
     return RunOptions(
         results=folder / "results",
         data_directory=folder / "data",
         cache_directory=folder / "cache",
-        device="cpu",
-        threads=1,
-        wandb="disabled",
-        progress=False,
-        study="study",
-        **fields,
+        **{**defaults, **fields},
     )
 
 

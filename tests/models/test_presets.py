@@ -4,12 +4,15 @@ import pytest
 import torch
 
 from benchmark.config import BUDGETS, ROOT, experiment_from, load_yaml, presets
+from benchmark.request import preset
+from benchmark.search import Range, Search
 
 VOCABULARY_SIZE = 37_000
 
 
 def experiment_of(name):
     document = load_yaml(ROOT / "configs" / "models" / f"{name}.yaml")
+    document.pop("search", None)  # of studies, and no part of an experiment
     if not any(budget in document["training"] for budget in BUDGETS):
         document["training"]["steps"] = 1
     return experiment_from({**document, "task": {"name": "rearrange"}}, files_allowed=False)
@@ -23,7 +26,7 @@ def theory_of(name):
 def test_a_preset_is_a_model_with_a_recipe_and_says_in_its_first_line_what_it_is(name):
     path = ROOT / "configs" / "models" / f"{name}.yaml"
     document = load_yaml(path)
-    assert sorted(document) == ["model", "training"]
+    assert {"model", "training"} <= set(document) <= {"model", "training", "search"}
     assert path.read_text(encoding="utf-8").startswith("# ")
     with torch.device("meta"):
         model = experiment_of(name).model.build(VOCABULARY_SIZE)
@@ -49,6 +52,27 @@ def test_convs2s_has_the_published_blocks():
     expected = ((512, 3),) * 10 + ((768, 3),) * 3 + ((2048, 1),) * 2
     assert config.blocks("encoder") == config.blocks("decoder") == expected
     assert 1 + sum(kernel - 1 for _, kernel in config.blocks("encoder")) == 27
+
+
+@pytest.mark.parametrize("name", [name for name in presets("models") if name.endswith("-small")])
+def test_a_small_preset_declares_a_space_around_its_recipe(name):
+    experiment = experiment_of(name)
+    space = Search(trials=2).space(name, preset("models", name)["search"])
+    rate, dropout = space["training.learning_rate"], space["model.dropout"]
+    assert isinstance(rate, Range) and isinstance(dropout, list)
+    assert rate.low < experiment.training.learning_rate < rate.high
+    assert min(dropout) < dict(experiment.model)["dropout"] < max(dropout)
+
+
+def test_the_small_presets_have_equally_wide_spaces():
+    spaces = [
+        Search(trials=2).space(name, preset("models", name)["search"])
+        for name in presets("models")
+        if name.endswith("-small")
+    ]
+    assert len({tuple(space) for space in spaces}) == 1
+    assert len({str(space["training.learning_rate"]) for space in spaces}) == 1
+    assert len({len(list(space["model.dropout"])) for space in spaces}) == 1
 
 
 def test_the_small_presets_are_matched_within_two_percent():

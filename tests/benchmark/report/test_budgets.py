@@ -1,0 +1,163 @@
+"""Matches and searches in a report: what is held equal, what breaks it, what was tried."""
+
+import pytest
+
+from benchmark.report.budgets import budget_rows, ranking_remarks
+from benchmark.report.comparison import groups, rows
+from benchmark.report.search import search_rows
+from benchmark.report.significance import significance_rows
+from benchmark.report.study_results import load_study
+from benchmark.report.tables import terminal_table
+from benchmark.report.wandb_table import log_comparison
+from tests.benchmark.report.records import scores, train_record
+from tests.benchmark.report.test_wandb_table import tables_in, wandb_directory  # noqa: F401  (a fixture)
+
+
+def cell(record, *, match=None, trial=None):
+    optional = {"match": match, "trial": trial}
+    return {
+        "run_id": record.run_id,
+        "asked": "0" * 16,
+        "model": record.model_preset,
+        "task": record.task_preset,
+        "experiment": {"seed": record.seed},
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def one(number, model, bleu, *, seed=0, body=2_000_000, steps=100, per_step=1e9, seconds=50.0):
+    return train_record(
+        f"{number:016x}",
+        model,
+        seed=seed,
+        body_parameters=body,
+        steps=steps,
+        operations_per_step=per_step,
+        train_seconds=seconds,
+        scores=scores({("test", "bleu"): bleu}),
+    )
+
+
+@pytest.fixture
+def matched(study_folder):
+    """Two models at equal parameters and operations; the first is one run for both."""
+    first = [one(seed, "transformer-small", 30.0 + seed, seed=seed) for seed in range(2)]
+    wide = [
+        one(10 + seed, "lstm-small", 29.0 + seed, seed=seed, body=2_020_000, per_step=2e9, seconds=75.0)
+        for seed in range(2)
+    ]
+    long = [
+        one(20 + seed, "lstm-small", 33.0 + seed, seed=seed, body=2_500_000, steps=50, per_step=2.01e9)
+        for seed in range(2)
+    ]
+    cells = [
+        *(cell(record, match=match) for match in ("parameters", "flops") for record in first),
+        *(cell(record, match="parameters") for record in wide),
+        *(cell(record, match="flops") for record in long),
+    ]
+    return study_folder(*first, *wide, *long, cells=cells)
+
+
+def test_each_match_is_a_table_that_says_what_is_equal_and_what_is_not(matched):
+    study = load_study(matched)
+    every = groups(study.train_records, study.model_order, study.matches)
+    assert [(group.conditions.match, [c.model for c in group.cells]) for group in every] == [
+        ("flops", ["transformer-small", "lstm-small"]),
+        ("parameters", ["transformer-small", "lstm-small"]),
+    ]
+    assert not any(c.invalid or c.settings for group in every for c in group.cells)
+    text = terminal_table(study)
+    assert "equal parameters" in text and "equal flops" in text
+    assert "held equal: body parameters, within 1.0% of transformer-small\n" in text
+    assert (
+        "not held equal: operations of training (2.00 times those of transformer-small); "
+        "seconds of training (1.50 times"
+    ) in text.replace("\n", " ").replace("  ", " ").replace("those of\n", "those of ")
+    assert "held equal: operations of training, within 0.5% of transformer-small\n" in text
+    assert [row["match"] for row in rows(study.train_records, study.model_order, study.matches)] == [
+        "flops", "flops", "parameters", "parameters",
+    ]  # fmt: skip
+
+
+def test_where_the_ranking_depends_on_what_is_equal_it_is_said(matched):
+    study = load_study(matched)
+    every = groups(study.train_records, study.model_order, study.matches)
+    assert ranking_remarks(every) == [
+        "ranking by test bleu flips with what is held equal: lstm-small leads at equal flops; "
+        "transformer-small leads at equal parameters"
+    ]
+    assert "flips with what is held equal" in terminal_table(study)
+
+
+def test_a_row_that_breaks_its_match_is_marked_and_compared_with_none(study_folder):
+    first = [one(seed, "transformer-small", 30.0, seed=seed) for seed in range(2)]
+    cheat = [one(10 + seed, "lstm-small", 40.0, seed=seed, body=2_060_000) for seed in range(2)]
+    records = [*first, *cheat]
+    folder = study_folder(*records, cells=[cell(record, match="parameters") for record in records])
+    study = load_study(folder)
+    (group,) = groups(study.train_records, study.model_order, study.matches)
+    assert [c.invalid for c in group.cells] == [
+        "", "its body parameters are +3.0% off those of transformer-small",
+    ]  # fmt: skip
+    text = terminal_table(study)
+    assert "lstm-small (invalid)" in text
+    assert "invalid, in no comparison: lstm-small: its body parameters are +3.0% off those of" in text
+    assert significance_rows(study.train_records, study.model_order, study.matches) == []
+    unknown = groups(
+        [*first, *(record.model_copy(update={"body_parameters": None}) for record in cheat)],
+        study.model_order,
+        study.matches,
+    )
+    assert unknown[0].cells[1].invalid == "its body parameters are not known"
+
+
+def test_budgets_are_flat_rows(matched):
+    study = load_study(matched)
+    found = budget_rows(groups(study.train_records, study.model_order, study.matches))
+    assert [(row["match"], row["model"], row["operations_of_training_ratio_to_first"]) for row in found] == [
+        ("flops", "transformer-small", 1.0), ("flops", "lstm-small", 50 * 2.01e9 / 1e11),
+        ("parameters", "transformer-small", 1.0), ("parameters", "lstm-small", 2.0),
+    ]  # fmt: skip
+    assert found[3]["seconds_of_training"] == 75.0
+
+
+def trial(number, model, rate, loss, **fields):
+    record = train_record(f"{number:016x}", model, validation_loss=loss, **fields)
+    experiment = {**record.experiment, "training": {"steps": 20, "learning_rate": rate}}
+    return record.model_copy(update={"experiment": experiment})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_trials_are_all_shown_and_stand_apart_from_the_comparison(study_folder, wandb_directory):  # noqa: F811
+    trials = [
+        trial(100, "transformer-small", 1e-3, 3.0),
+        trial(101, "transformer-small", 2e-3, 2.5),
+        trial(102, "transformer-small", 9e-1, None, status="diverged"),
+        trial(103, "lstm-small", 1e-3, 2.8),
+        trial(104, "lstm-small", 2e-3, 2.9),
+        trial(105, "lstm-small", 3e-3, None, status="failed"),
+    ]
+    final = [one(1, "transformer-small", 30.0), one(2, "lstm-small", 31.0)]
+    numbers = [1, 2, 3, 1, 2, 3]
+    cells = [
+        *(cell(record, trial=number) for record, number in zip(trials, numbers, strict=True)),
+        *map(cell, final),
+    ]
+    folder = study_folder(*trials, *final, cells=cells)
+    study = load_study(folder)
+    assert [record.run_id for record in study.trials] == [record.run_id for record in trials]
+    assert [record.run_id for record in study.train_records] == [record.run_id for record in final]
+    found = search_rows(study.trials)
+    assert [(row["model"], row["trial"], row["chosen"], row["settings"]) for row in found] == [
+        ("transformer-small", 1, False, "training.learning_rate=0.001"),
+        ("transformer-small", 2, True, "training.learning_rate=0.002"),
+        ("transformer-small", 3, False, "training.learning_rate=0.9"),
+        ("lstm-small", 1, True, "training.learning_rate=0.001"),
+        ("lstm-small", 2, False, "training.learning_rate=0.002"),
+        ("lstm-small", 3, False, "training.learning_rate=0.003"),
+    ]
+    text = terminal_table(study)
+    assert text.startswith("a-study: search\n")
+    assert text.count("chosen") >= 2 and "diverged" in text
+    assert log_comparison(folder, "offline") is not None
+    assert tables_in(wandb_directory)["search"] == found

@@ -1,0 +1,107 @@
+"""What wandb gets of a run while it trains is what its record gives afterwards, row by row."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmark.history import WINDOW_STEPS, Steps, plateau_cuts, rows_of_record, summary, training_rows
+from benchmark.record import CurvePoint
+from benchmark.report.wandb_runs import log_runs, steps_of
+from tests.benchmark.test_tracking import stored_records, wandb_folders  # noqa: F401  (a fixture)
+from tests.benchmark.training_run import experiment, run
+
+
+def rows_in(folder: Path) -> list[dict[str, float]]:
+    """The history of every offline run in a folder, without what wandb adds of its own."""
+    rows = []
+    for record in stored_records(folder):
+        if record.HasField("history"):
+            row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+            rows.append({key: value for key, value in row.items() if not key.startswith("_")})
+    return sorted(rows, key=lambda row: (row["trainer/global_step"], sorted(row)))
+
+
+def summary_in(folder: Path) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for record in stored_records(folder):
+        if record.HasField("summary"):
+            values |= {
+                "/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update
+            }
+    return values
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_run_rebuilt_from_its_record_is_the_run_as_it_was_logged(wandb_folders, tmp_path):  # noqa: F811
+    import wandb
+
+    one = experiment("lstm", training={"steps": 130, "validations": 3, "schedule": "plateau"})
+    record = run(one, tmp_path, wandb="offline")
+    wandb.finish()  # as the end of a run's process does
+    assert record is not None and record.wandb_mode == "offline"
+    live = rows_in(wandb_folders / "wandb_dir")
+    assert [row["trainer/global_step"] for row in live] == [43, 50, 87, 100, 130]
+    assert live[1]["train/loss"] > 0 and "val/loss" in live[0]
+    folder = tmp_path / "results" / "study"
+    run_folder = folder / "runs" / one.run_id()
+    from benchmark.record import record_bytes
+
+    (run_folder / "record.json").write_bytes(record_bytes(record))
+    assert log_runs(folder, "offline") == (0, 1), "it is there already"
+    ended = summary_in(wandb_folders / "wandb_dir")
+    for path in sorted((wandb_folders / "wandb_dir").rglob("*"), reverse=True):
+        path.unlink() if path.is_file() or path.is_symlink() else path.rmdir()
+    assert log_runs(folder, "offline") == (1, 0)
+    assert rows_in(wandb_folders / "wandb_dir") == live
+    rebuilt = summary_in(wandb_folders / "wandb_dir")
+    expected = summary(record)
+    assert {name: rebuilt[name] for name in expected} == expected
+    assert {name: ended[name] for name in expected} == expected
+    assert log_runs(folder, "offline") == (0, 1)
+
+
+def test_rows_are_the_means_of_whole_windows() -> None:
+    steps = Steps(
+        losses=[float(i) for i in range(120)],
+        seconds=[0.5] * 120,
+        target_tokens=[10 + i % 2 for i in range(120)],
+    )
+    training = experiment("lstm", training={"steps": 120, "warmup_steps": 100, "learning_rate": 1.0}).training
+    rows = list(training_rows(steps, training, []))
+    assert [step for step, _ in rows] == [50, 100]
+    assert rows[1][1]["train/loss"] == pytest.approx(sum(range(50, 100)) / WINDOW_STEPS)
+    assert rows[0][1]["train/learning_rate"] == pytest.approx(0.5)
+    assert rows[0][1]["speed/train_target_tokens_per_second"] == pytest.approx(10.5 / 0.5)
+    assert list(training_rows(steps, training, [], after=60)) == rows[1:]
+    unknown = Steps(losses=steps.losses, seconds=steps.seconds, target_tokens=[])
+    assert set(next(training_rows(unknown, training, []))[1]) == {"train/loss", "train/learning_rate"}
+
+
+def test_a_plateau_cuts_where_the_module_does() -> None:
+    training = experiment("lstm", training={"schedule": "plateau"}).training
+    losses = [3.0, 2.0, 2.0, 2.5, 1.0, 1.5]
+    curve = [
+        CurvePoint(step=i, train_seconds=0.0, train_target_tokens=0, validation_loss=loss)
+        for i, loss in enumerate(losses)
+    ]
+    assert [plateau_cuts(training, curve[:count]) for count in range(7)] == [0, 0, 0, 1, 2, 2, 3]
+    assert plateau_cuts(experiment("lstm").training, curve) == 0
+
+
+def test_curves_that_are_missing_or_damaged(tmp_path: Path) -> None:
+    from benchmark.config import UserError
+
+    assert steps_of(tmp_path / "none.gz").losses == []
+    (tmp_path / "bad.gz").write_bytes(b"\x1f\x8bnot gzip")
+    with pytest.raises(UserError, match=r"bad\.gz: damaged: "):
+        steps_of(tmp_path / "bad.gz")
+
+
+def test_a_record_without_curves_has_its_validations(tmp_path: Path) -> None:
+    one = experiment("lstm")
+    record = run(one, tmp_path)
+    assert record is not None
+    empty = Steps(losses=[], seconds=[], target_tokens=[])
+    rows = rows_of_record(record, empty, one.training)
+    assert [step for step, _ in rows] == [point.step for point in record.curve]
