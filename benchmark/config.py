@@ -399,6 +399,17 @@ def flattened(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
+def varying_fields(documents: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each nested document the fields in which they differ, by dotted name; None for one it lacks."""
+    fields = [flattened(document) for document in documents]
+    names = [
+        name
+        for name in dict.fromkeys(name for one in fields for name in one)
+        if len({canonical_json(one.get(name)) for one in fields}) > 1
+    ]
+    return [{name: one.get(name) for name in names} for one in fields]
+
+
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """The layers over each other, later ones winning field by field.
 

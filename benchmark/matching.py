@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from benchmark.config import UserError
+from benchmark.request import TOLERANCE
 from models import ModelConfig
-
-TOLERANCE = 0.02
-"""Largest difference from the reference, as a share of it, with which two sides count as equal."""
 
 WIDTHS = range(1, 8193)
 _ALIGNMENTS = (32, 16, 8, 4, 2, 1)

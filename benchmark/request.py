@@ -43,6 +43,8 @@ from benchmark.store import checked_name
 SCHEMA_VERSION = 1
 MEASUREMENTS = ("train", "speed", "overhead")
 MATCHES = ("parameters", "flops", "seconds")
+TOLERANCE = 0.02
+"""Largest difference from the reference, as a share of it, with which two sides of a match count as equal."""
 MAXIMUM_CELLS = 2000
 
 _PRESET = ""

@@ -203,11 +203,10 @@ def seconds_per_step(experiments: Sequence[Experiment], options: RunOptions) -> 
         key = _what_decides_speed(one)
         if key in works:
             continue
-        _, corpus = corpus_of(one, options.data_directory, options.cache_directory)
-        data = DataModule(corpus, batch_tokens=one.data.batch_tokens, seed=one.seed)
+        data = _data(one, options)
         batches = TimedBatches(data, device, CALIBRATION_ROUNDS, seed=0)
         far = one.training.model_copy(update={"steps": 10**6, "seconds": None})
-        model = build_model(one, len(corpus.vocabulary))
+        model = build_model(one, len(data.corpus.vocabulary))
         works[key] = batches.timed(PlainLoop(replace(one, training=far), model, device, fused=True), clock)
     if not works:
         return []

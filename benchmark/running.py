@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock
 
-from benchmark.config import RunOptions, UserError, canonical_json, flattened, nested
+from benchmark.config import RunOptions, UserError, nested, varying_fields
 from benchmark.engines import Finished
 from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell
 from benchmark.forecast import duration, expected_seconds
@@ -141,18 +141,15 @@ class StudyRun:
             if best is None:
                 self._say(f"search: none of the {len(found)} trials of {model} on {task} ended well")
                 continue
-            fields = [flattened(cell.experiment.document()) for cell, _ in found]
-            varying = [
-                name for name in fields[0] if len({canonical_json(one.get(name)) for one in fields}) > 1
-            ]
-            mine = flattened(best.experiment)
-            settings = ", ".join(f"{name}={mine[name]}" for name in varying)
+            every = varying_fields(record.experiment for _, record in found)
+            mine = next(one for one, (_, record) in zip(every, found, strict=True) if record is best)
+            settings = ", ".join(f"{name}={value}" for name, value in mine.items())
             trial = next(cell.trial for cell, record in found if record is best)
             self._say(
                 f"search: {model} on {task}: trial {trial} of {len(found)} has the lowest validation loss, "
                 f"{best.validation_loss:.3f}: {settings} (run {best.run_id})"
             )
-            chosen[model, task] = nested({name: mine[name] for name in varying})
+            chosen[model, task] = nested(mine)
         return chosen
 
     def _run_speed(self, outcome: Outcome) -> None:

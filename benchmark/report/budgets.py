@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmark.record import TrainRecord
+from benchmark.request import TOLERANCE
 
 if TYPE_CHECKING:
     from benchmark.report.comparison import Cell, Group
-
-TOLERANCE = 0.02
-"""As in `benchmark.matching`: what differs by more is not equal."""
 
 QUANTITIES = {
     "parameters": "body parameters",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmark.config import canonical_json, flattened
+from benchmark.config import varying_fields
 from benchmark.record import TrainRecord
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, without_spread
@@ -21,23 +21,14 @@ def _by_model(trials: Iterable[TrainRecord]) -> dict[tuple[str, str], list[Train
     return found
 
 
-def _settings(trials: Sequence[TrainRecord]) -> list[dict[str, Any]]:
-    """Of each trial of one model the fields in which they differ."""
-    fields = [flattened(record.experiment) for record in trials]
-    names = [
-        name
-        for name in dict.fromkeys(name for one in fields for name in one)
-        if len({canonical_json(one.get(name)) for one in fields}) > 1
-    ]
-    return [{name: one.get(name) for name in names} for one in fields]
-
-
 def search_rows(trials: Sequence[TrainRecord]) -> list[dict[str, Any]]:
     """The trials, flat: equal names in each, None where nothing was measured."""
     rows = []
     for (model, task), mine in _by_model(trials).items():
         best = best_trial(mine)
-        for number, (record, settings) in enumerate(zip(mine, _settings(mine), strict=True), start=1):
+        for number, (record, settings) in enumerate(
+            zip(mine, varying_fields(one.experiment for one in mine), strict=True), start=1
+        ):
             rows.append(
                 {
                     "model": model,
@@ -69,7 +60,9 @@ def search_tables(study: StudyResults) -> list[Table]:
     lines = []
     for (model, task), mine in _by_model(study.trials).items():
         best = best_trial(mine)
-        for number, (record, settings) in enumerate(zip(mine, _settings(mine), strict=True), start=1):
+        for number, (record, settings) in enumerate(
+            zip(mine, varying_fields(one.experiment for one in mine), strict=True), start=1
+        ):
             scores = {score.metric: score.value for score in record.scores if score.split == VALIDATION}
             lines.append(
                 [

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from benchmark.config import UserError, experiment_from
-from benchmark.matching import TOLERANCE, at_equal_parameters, body_parameters, steps_of_operations
+from benchmark.matching import at_equal_parameters, body_parameters, steps_of_operations
 from benchmark.measure.operations import training_operations
+from benchmark.request import TOLERANCE
 from benchmark.resolution import resolve
 from benchmark.study import Asked
 from benchmark.trainer import corpus_of
