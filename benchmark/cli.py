@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmark.record import Record, TrainRecord
     from benchmark.report.layout import Table
     from benchmark.report.study_results import StudyResults
-    from benchmark.request import Chosen, Request
+    from benchmark.request import Cell, Chosen, Request
     from benchmark.store import StudyFolder
     from benchmark.study import Made
 
@@ -186,13 +186,15 @@ def run(
     from benchmark.request import request_from
     from benchmark.store import StudyFolder
 
-    def ask(chosen: Chosen | None) -> Request:
+    def ask(chosen: Chosen | None = None) -> Request:
         return request_from(what, study=study, trust_code=trust_code, chosen=chosen)
 
-    request = ask(None)
+    request = ask()
     folder = StudyFolder(results, request.study)
     if dry_run:
-        _show_cells(request, folder, as_json)
+        from benchmark.running import planned
+
+        _show_cells(planned(request, ask, folder), folder, as_json)
         return 0
     options = RunOptions(
         results=results,
@@ -210,7 +212,7 @@ def run(
 
         check_devices(options)
     given = _record_to_replay(what, folder)
-    code = _run_study(ask, folder, options, as_json, fail_fast)
+    code = _run_study(request, ask, folder, options, as_json, fail_fast)
     return max(code, _say_reproduction(given, request, folder)) if given and code in (0, 3) else code
 
 
@@ -229,7 +231,8 @@ def _data_directory(given: Path | None) -> Path:
 
 
 def _run_study(
-    ask: Callable[[Chosen | None], Request],
+    request: Request,
+    ask: Callable[[Chosen], Request],
     folder: StudyFolder,
     options: RunOptions,
     as_json: bool,
@@ -250,7 +253,7 @@ def _run_study(
     say(why)
     options = dataclasses.replace(options, wandb=mode)
     try:
-        outcome = StudyRun(ask, folder, options, say=say, fail_fast=fail_fast).run()
+        outcome = StudyRun(ask, folder, options, say=say, fail_fast=fail_fast).run(request)
     except Interrupted as error:
         say(f"{error}; started again, the study goes on where it stopped")
         return error.exit_code
@@ -331,27 +334,26 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
     names = ["run_id", "model", "task", "match", "trial", "seed", "status"]
     names = [name for name in names if any(row[name] is not None for row in rows) or name == "run_id"]
     lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in rows]
-    settings = _settings(rows)
+    settings = _settings([one.cell for one in plan])
     _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
     for line in summary(plan):
         say(line)
-    if request.trials and not request.cells:
-        say("the cells of the comparison follow from the search")
+    if request.undecided:
+        say(f"and {request.undecided} runs of the comparison, which follow from the search")
 
 
-def _settings(rows: list[dict[str, Any]]) -> list[str]:
-    """Of each cell, the fields that vary among those of its model and task."""
-    from benchmark.config import flattened
+def _settings(cells: Sequence[Cell]) -> list[str]:
+    """Of each cell, the fields that vary among those of its model and task, but for the seed."""
+    from benchmark.config import varying_fields
 
-    fields = [{**flattened(row["experiment"]), "seed": None} for row in rows]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row, one in zip(rows, fields, strict=True):
-        groups.setdefault((row["model"], row["task"]), []).append(one)
-    texts = []
-    for row, one in zip(rows, fields, strict=True):
-        others = groups[row["model"], row["task"]]
-        varying = [name for name in one if any(other.get(name) != one[name] for other in others)]
-        texts.append(" ".join(f"{name}={one[name]}" for name in varying))
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, cell in enumerate(cells):
+        groups.setdefault((cell.model_preset, cell.task_preset), []).append(number)
+    texts = [""] * len(cells)
+    for numbers in groups.values():
+        documents = [{**cells[number].experiment.document(), "seed": None} for number in numbers]
+        for number, fields in zip(numbers, varying_fields(documents), strict=True):
+            texts[number] = " ".join(f"{name}={value}" for name, value in fields.items())
     return texts
 
 
@@ -371,7 +373,7 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
         status: str | None
         status, failure = None, None
         try:
-            record = folder.run(cell.run_id).record()
+            record = folder.record(cell.run_id)
             if record is not None:
                 status, failure = record.status, record.failure
         except UnreadableRecord as error:
@@ -389,7 +391,7 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
     if as_json:
         show(json.dumps({"study": folder.name, "folder": str(folder.path), "runs": runs}, indent=1))
     else:
-        show(terminal_table(load_study(folder.path), _width()))
+        show(terminal_table(load_study(folder.path, folder), _width()))
         say(f"again at any time:  seqbench report {folder.path}")
     return any(one["status"] != "done" for one in runs)
 
@@ -510,7 +512,7 @@ def _studies(results: Path) -> list[str]:
 
 def _report_document(loaded: Any) -> dict[str, Any]:
     from benchmark.report.budgets import budget_rows
-    from benchmark.report.comparison import groups, rows
+    from benchmark.report.comparison import rows
     from benchmark.report.search import search_rows
     from benchmark.report.significance import significance_rows
     from benchmark.report.tables import study_remarks
@@ -519,8 +521,8 @@ def _report_document(loaded: Any) -> dict[str, Any]:
         "study": loaded.name,
         "rows": rows(loaded.train_records, loaded.model_order, loaded.matches),
         "significance": significance_rows(loaded.train_records, loaded.model_order, loaded.matches),
-        "budget": budget_rows(groups(loaded.train_records, loaded.model_order, loaded.matches)),
-        "search": search_rows(loaded.trials),
+        "budget": budget_rows(loaded.groups),
+        "search": search_rows(loaded),
         "speed": [
             {
                 "task": record.task_preset,

@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -154,6 +154,34 @@ class EvaluationConfig(_Section):
     """Whether test splits are scored at the end; false in a search, which must not see them."""
 
 
+@dataclass(frozen=True)
+class _Form:
+    """One section of an experiment, as experiments are shown: a grid of thousands has few different ones."""
+
+    document: dict[str, Any]
+    yaml: str
+
+
+_FORMS: dict[tuple[int, str], tuple[BaseModel, _Form]] = {}
+"""By the section's identity, since equal numbers of two types are equal and are not written alike."""
+_MAXIMUM_FORMS = 10_000
+
+
+def _form(section: str, config: BaseModel, name: str = "") -> _Form:
+    known = _FORMS.get((id(config), name))
+    if known is not None:
+        return known[1]
+    fields = config.model_dump(mode="json")
+    if isinstance(config, TrainingConfig):
+        fields = {key: value for key, value in fields.items() if key not in BUDGETS or value is not None}
+    document = {"name": name, **fields} if name else fields
+    form = _Form(document, dump_yaml({section: document}))
+    if len(_FORMS) >= _MAXIMUM_FORMS:
+        _FORMS.clear()
+    _FORMS[id(config), name] = config, form  # held, so that nothing else can have its identity
+    return form
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """All that determines a result, and nothing else."""
@@ -175,16 +203,8 @@ class Experiment:
 
     def document(self) -> dict[str, Any]:
         """Nested plain values in the form of the YAML files; `experiment_from` reads them."""
-        training = self.training.model_dump(mode="json")
-        for name in BUDGETS:
-            if training[name] is None:
-                del training[name]
         document: dict[str, Any] = {
-            "model": {"name": self.model_name, **self.model.model_dump(mode="json")},
-            "task": {"name": self.task_name, **self.task.model_dump(mode="json")},
-            "data": self.data.model_dump(mode="json"),
-            "training": training,
-            "evaluation": self.evaluation.model_dump(mode="json"),
+            **{name: dict(form.document) for name, form in self._forms().items()},
             "seed": self.seed,
         }
         if self.model_file_sha256 is not None:
@@ -192,6 +212,22 @@ class Experiment:
         if self.task_file_sha256 is not None:
             document["task_file_sha256"] = self.task_file_sha256
         return document
+
+    def yaml(self) -> str:
+        """The document as YAML."""
+        sections = "".join(form.yaml for form in self._forms().values())
+        hashes = {name: value for name, value in self.document().items() if name.endswith("_sha256")}
+        return f"{sections}seed: {self.seed}\n{dump_yaml(hashes) if hashes else ''}"
+
+    def _forms(self) -> dict[str, _Form]:
+        """By section, in the order of `SECTIONS`."""
+        return {
+            "model": _form("model", self.model, self.model_name),
+            "task": _form("task", self.task, self.task_name),
+            "data": _form("data", self.data),
+            "training": _form("training", self.training),
+            "evaluation": _form("evaluation", self.evaluation),
+        }
 
     def run_id(self) -> str:
         """16 hexadecimal digits: SHA-256 of the document with the versions of model, task and harness.
@@ -201,6 +237,10 @@ class Experiment:
         """
         assert self.training.steps is not None, "resolve the budget first"
         assert self.training.precision != "auto", "resolve the precision first"
+        return self._run_id
+
+    @cached_property
+    def _run_id(self) -> str:
         document = self.document()
         if self.model_file_sha256 is not None:
             document["model"]["name"] = Path(self.model_name).name
@@ -263,7 +303,8 @@ class Override(NamedTuple):
     value: Any
 
 
-def _parsed_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str) -> Any:
+    """The plain value in a YAML 1.2 text; errors as `load_yaml`, which call it `where`."""
     from ruamel.yaml import YAML
     from ruamel.yaml.constructor import DuplicateKeyError
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -324,7 +365,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         line = data.count(b"\n", 0, error.start) + 1
         byte = f"byte 0x{data[error.start]:02x} at offset {error.start}"
         raise UserError(f"{path}:{line}: not UTF-8: {byte}") from None
-    value = _parsed_yaml(text, str(path))
+    value = parse_yaml(text, str(path))
     if not isinstance(value, dict):
         raise UserError(f"{path}: must hold fields (name: value), got {shown(value)}")
     return value
@@ -355,7 +396,7 @@ def parse_override(text: str) -> Override:
         raise UserError(f"{shown(text)}: must have the form field=value, as in training.learning_rate=1e-3")
     if not value.strip():
         raise UserError(f"{key}: has no value; write {key}=null for none")
-    values = _parsed_yaml(f"[{value}]", key)
+    values = parse_yaml(f"[{value}]", key)
     if not isinstance(values, list) or not values:
         raise UserError(f"{key}: has no value that YAML can read: {shown(value)}")
     return Override(path, values[0] if len(values) == 1 else values)
@@ -486,12 +527,8 @@ def task_module(name: str, *, files_allowed: bool) -> Loaded:
 
 
 def _module(kind: Literal["model", "task"], name: str, base: type[BaseModel], files_allowed: bool) -> Loaded:
-    package = f"{kind}s"
     if not name.endswith(".py"):
-        if name not in available(package):
-            error = unknown_name(f"{kind}.name", name, available(package))
-            raise UserError(f"{error}; or the path of a .py file, on the command line")
-        return Loaded(importlib.import_module(f"{package}.{name}"), None)
+        return _own_module(kind, name)
     if not files_allowed:
         raise UserError(
             f"{kind}.name: {shown(name)} is a file, and a file runs only when the command line names it; "
@@ -503,6 +540,15 @@ def _module(kind: Literal["model", "task"], name: str, base: type[BaseModel], fi
     except OSError as error:
         raise UserError(f"{kind}.name: {name}: cannot be read: {error.strerror}") from None
     return _file_module(kind, path.resolve(), content, base)
+
+
+@cache
+def _own_module(kind: str, name: str) -> Loaded:
+    package = f"{kind}s"
+    if name not in available(package):
+        error = unknown_name(f"{kind}.name", name, available(package))
+        raise UserError(f"{error}; or the path of a .py file, on the command line")
+    return Loaded(importlib.import_module(f"{package}.{name}"), None)
 
 
 @cache
@@ -608,11 +654,16 @@ def checked(section: str, config: type[BaseModel], values: dict[str, Any]) -> An
     """The section of an experiment that `values` give, of class `config`; errors as `experiment_from`."""
     try:
         # JSON mode: strict, and yet a list may be a tuple, as no YAML file can write one.
-        return config.model_validate_json(json.dumps(values))
+        return _validated(config, json.dumps(values))
     except ValidationError as error:
         raise UserError(explained(error, section, config)) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{section}: {error}") from None
+
+
+@lru_cache(maxsize=10_000)
+def _validated(config: type[BaseModel], text: str) -> BaseModel:
+    return config.model_validate_json(text)
 
 
 _TYPES = {

@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from benchmark.config import one_line
-from benchmark.store import write_atomic
+from benchmark.store import StorageError, write_atomic
 
 HEARTBEAT_SECONDS = 10.0
 WATCH_SECONDS = 3.5 * HEARTBEAT_SECONDS
@@ -183,8 +183,7 @@ class Leases:
     def _beat(self) -> None:
         while not self._wake.wait(HEARTBEAT_SECONDS):
             self._beats += 1
-            # A disk that is full for a moment costs a heartbeat, not the run.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # a study's folder that is gone for a moment
                 self._beat_once()
 
     def _beat_once(self) -> None:
@@ -192,7 +191,8 @@ class Leases:
         with self._lock:
             for run_id, holder in list(self._held.items()):
                 if self._is_ours(run_id):
-                    self._write(run_id, holder)
+                    with contextlib.suppress(StorageError):  # a full disk costs a heartbeat, not the run
+                        self._write(run_id, holder)
                 else:
                     lost.append(run_id)
                     del self._held[run_id]

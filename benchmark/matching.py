@@ -74,10 +74,23 @@ def _off(count: float, wanted: float) -> float:
     return abs(count - wanted) / wanted
 
 
-def steps_of_operations(wanted: float, operations: Callable[[int], NDArray[np.float64]]) -> int:
-    """How many steps cost `wanted` operations, as nearly as whole steps can; at least 1.
+def steps_of_seconds(wanted: float, seconds_per_step: float, name: str) -> int:
+    """How many steps take `wanted` seconds, as nearly as whole steps can.
+
+    Raises:
+        UserError: they are too few to come within `TOLERANCE`.
+    """
+    steps = max(1, round(wanted / seconds_per_step))
+    return _near_enough(steps, steps * seconds_per_step, wanted, "seconds", name)
+
+
+def steps_of_operations(wanted: float, operations: Callable[[int], NDArray[np.float64]], name: str) -> int:
+    """How many steps cost `wanted` operations, as nearly as whole steps can.
 
     `operations` gives the cost of each of the first N steps.
+
+    Raises:
+        UserError: they are too few to come within `TOLERANCE`.
     """
     steps = max(1, round(wanted / float(operations(1)[0])))
     while True:
@@ -88,4 +101,14 @@ def steps_of_operations(wanted: float, operations: Callable[[int], NDArray[np.fl
     last = int(np.searchsorted(total, wanted))
     if last > 0 and wanted - total[last - 1] < total[last] - wanted:
         last -= 1
-    return last + 1
+    return _near_enough(last + 1, float(total[last]), wanted, "operations", name)
+
+
+def _near_enough(steps: int, found: float, wanted: float, what: str, name: str) -> int:
+    off = _off(found, wanted)
+    if off > TOLERANCE:
+        raise UserError(
+            f"match: {name} cannot have equal {what} within {TOLERANCE:.0%}: {steps} steps come closest "
+            f"({off:.1%} off); give the study a larger budget"
+        )
+    return steps

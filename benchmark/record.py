@@ -1,8 +1,8 @@
 """Records: what was measured, in typed fields with units in their names, and None where it was not measured.
 
-A record is written once and never edited. Its file is JSON with a checksum over everything else in it;
-reading trusts nothing: a file that is cut off, changed, of another version or of wrong types is an
-`UnreadableRecord` that says why.
+A record is written once and never edited. Its file is JSON, and its second line is a checksum of all bytes
+after it; reading trusts nothing: a file that is cut off, changed, of another version or of wrong types is an
+`UnreadableRecord` that says why. In files of version 1 the checksum is of the canonical JSON of the rest.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic_core import to_json
 
 from benchmark.config import HARNESS_VERSION, ROOT, RunOptions, UserError, canonical_json, explained, shown
 from benchmark.measure.machine import container_cores, container_memory_bytes
@@ -25,7 +28,7 @@ from benchmark.measure.machine import container_cores, container_memory_bytes
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a field is renamed, removed or means something else; readers refuse what is newer."""
 
 ENVIRONMENT = (
@@ -54,10 +57,11 @@ class UntouchableRecord(UnreadableRecord):
     """One that may be whole: of a newer version, or on a disk that does not give it. It is not made again."""
 
 
+_RULES = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
 class _Record(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(**_RULES, frozen=True)
 
 
 class Provenance(_Record):
@@ -96,7 +100,8 @@ class Provenance(_Record):
     """The variables of `ENVIRONMENT` that were set."""
 
 
-class Score(_Record):
+@pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=_RULES)
+class Score:
     """One metric on one split; the value never travels without its signature."""
 
     split: str
@@ -284,19 +289,60 @@ Record = TrainRecord | SpeedRecord
 _KINDS: dict[str, type[TrainRecord | SpeedRecord]] = {"train": TrainRecord, "speed": SpeedRecord}
 
 
+_CHECKSUM = b'{\n "checksum_sha256": "%s",\n'
+_CHECKSUM_BYTES = len(_CHECKSUM % bytes(64))
+_BEGIN = re.compile(rb' "schema_version": ([0-9]+),\n "kind": "([a-z]+)",\n')
+
+
 def record_bytes(record: Record) -> bytes:
-    """The record's file: JSON with the record's checksum in it."""
-    document = record.model_dump(mode="json")
-    document["checksum_sha256"] = _checksum(document)
-    return (json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n").encode()
+    """The record's file."""
+    document = {**record.model_dump(mode="json"), "schema_version": SCHEMA_VERSION}
+    text = json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n"
+    rest = text.encode()[len("{\n") :]
+    return _CHECKSUM % hashlib.sha256(rest).hexdigest().encode() + rest
 
 
-def record_from_bytes(data: bytes, name: str) -> Record:
+def record_from_bytes(data: bytes, name: str, *, curve: bool = True) -> Record:
     """The record in a file's content; `name` is what errors call the file.
+
+    Without `curve` a train record comes without its validations, which are most of it.
 
     Raises:
         UnreadableRecord: not a whole, unchanged record of a version that is known here.
     """
+    rest = data[_CHECKSUM_BYTES:]
+    if data[:_CHECKSUM_BYTES] == _CHECKSUM % hashlib.sha256(rest).hexdigest().encode():
+        begin = _BEGIN.match(rest)
+        if begin is not None and int(begin[1]) == SCHEMA_VERSION and (kind := begin[2].decode()) in _KINDS:
+            return _validated(kind, b"{\n" + (rest if curve else _without_curve(rest)), name)
+    document = _document(data, name)
+    # Of the present version, and its checksum does not hold; or of an older one.
+    checksum = document.pop("checksum_sha256", None)
+    if document["schema_version"] == 1 and checksum == _checksum_of_version_1(document, name):
+        if not curve:
+            document.pop("curve", None)
+        return _validated(document["kind"], json.dumps(document).encode(), name)
+    raise UnreadableRecord(f"{name}: its checksum does not hold: the file was changed or damaged")
+
+
+def _without_curve(text: bytes) -> bytes:
+    """Cut out as text: no string of JSON holds a line end, and what is inside a field is further right."""
+    begin = text.find(b'\n "curve": [\n')
+    if begin < 0:
+        return text
+    end = text.index(b"\n ],", begin) + len(b"\n ],")
+    return text[:begin] + text[end:]
+
+
+def _validated(kind: str, data: bytes, name: str) -> Record:
+    try:
+        return _KINDS[kind].model_validate_json(data)
+    except ValidationError as error:
+        raise UnreadableRecord(f"{name}: {explained(error, '', _KINDS[kind])}") from None
+
+
+def _document(data: bytes, name: str) -> dict[str, Any]:
+    """JSON of a known version and kind."""
     try:
         document = json.loads(
             data.decode(), parse_constant=_refused_constant, object_pairs_hook=_without_repeats
@@ -315,20 +361,11 @@ def record_from_bytes(data: bytes, name: str) -> Record:
         )
     if not isinstance(kind, str) or kind not in _KINDS:
         raise UnreadableRecord(f"{name}: is of kind {shown(kind)}; known are {', '.join(_KINDS)}")
-    checksum = document.pop("checksum_sha256", None)
-    try:
-        holds = checksum == _checksum(document)
-        if holds:
-            return _KINDS[kind].model_validate_json(json.dumps(document))
-    except ValidationError as error:
-        raise UnreadableRecord(f"{name}: {explained(error, '', _KINDS[kind])}") from None
-    except (ValueError, RecursionError) as error:
-        raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
-    raise UnreadableRecord(f"{name}: its checksum does not hold: the file was changed or damaged")
+    return document
 
 
-def read_record(path: Path) -> Record:
-    """The record in a file; errors as `record_from_bytes`, also where the file cannot be read."""
+def read_record(path: Path, *, curve: bool = True) -> Record:
+    """The record in a file; as `record_from_bytes`, with its errors, also where the file cannot be read."""
     try:
         with open(path, "rb") as file:
             data = file.read(_MAXIMUM_RECORD_BYTES + 1)
@@ -336,11 +373,39 @@ def read_record(path: Path) -> Record:
         raise UntouchableRecord(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > _MAXIMUM_RECORD_BYTES:
         raise UnreadableRecord(f"{path}: larger than {_MAXIMUM_RECORD_BYTES // 2**20} MiB; no record is")
-    return record_from_bytes(data, str(path))
+    return record_from_bytes(data, str(path), curve=curve)
 
 
-def _checksum(document: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+class Shared:
+    """Makes many records fit into memory: what they have in common is held once."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, bytes], Any] = {}
+        self._fields: dict[type[Record], set[str]] = {}
+
+    def slim(self, record: Record) -> Record:
+        """The record, which nobody else may hold yet, with its parts replaced by equal ones."""
+        fields = vars(record)
+        fields["provenance"] = self._held("provenance", record.provenance)
+        if isinstance(record, TrainRecord):
+            fields["experiment"] = {
+                name: self._held(name, part) if isinstance(part, dict) else part
+                for name, part in record.experiment.items()
+            }
+        every = self._fields.setdefault(type(record), set(type(record).model_fields))
+        # Pydantic keeps the names of the fields that were given, for each record anew.
+        object.__setattr__(record, "__pydantic_fields_set__", every)
+        return record
+
+    def _held(self, name: str, part: Any) -> Any:
+        return self._parts.setdefault((name, to_json(part)), part)
+
+
+def _checksum_of_version_1(document: dict[str, Any], name: str) -> str:
+    try:
+        return hashlib.sha256(canonical_json(document).encode()).hexdigest()
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
 
 
 def _refused_constant(constant: str) -> None:

@@ -8,6 +8,7 @@ and `search` how many trials each model gets, over its own space, before the com
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel
 
 from benchmark.config import (
+    BUDGETS,
     ROOT,
     SECTIONS,
     DataConfig,
@@ -23,6 +25,7 @@ from benchmark.config import (
     Experiment,
     TrainingConfig,
     UserError,
+    canonical_json,
     experiment_from,
     flattened,
     load_yaml,
@@ -37,15 +40,21 @@ from benchmark.config import (
     unknown_name,
 )
 from benchmark.record import read_record
-from benchmark.search import Search, search_from, trial_values
-from benchmark.store import checked_name
+from benchmark.search import Search, Space, search_from, trial_values
+from benchmark.store import checked_name, load_study_yaml
 
 SCHEMA_VERSION = 1
 MEASUREMENTS = ("train", "speed", "overhead")
 MATCHES = ("parameters", "flops", "seconds")
+MOVED: Mapping[str, tuple[str, ...]] = {
+    "parameters": ("model.width",),
+    "flops": tuple(f"training.{name}" for name in BUDGETS),
+    "seconds": tuple(f"training.{name}" for name in BUDGETS),
+}
+"""By match: the fields that it moves in every model but the first."""
 TOLERANCE = 0.02
 """Largest difference from the reference, as a share of it, with which two sides of a match count as equal."""
-MAXIMUM_CELLS = 2000
+MAXIMUM_CELLS = 200_000
 
 _PRESET = ""
 """Where the command line's `model=x` is kept among the fields of its section; no field has this name."""
@@ -82,6 +91,10 @@ class Request:
     """Of the comparison; empty as long as its search is not decided."""
     trials: tuple[Cell, ...] = ()
     """Of the search, model by model."""
+    undecided: int = 0
+    """How many cells the comparison will have, as long as its search is not decided."""
+    chosen: tuple[Mapping[str, Any], ...] = ()
+    """What a frozen study says of its search's decisions, where it is that which is asked for."""
 
 
 Chosen = Mapping[tuple[str, str], Mapping[str, Any]]
@@ -156,6 +169,11 @@ def request_from(
         cells = [_thawed(cell, names[0], trust_code) for cell in frozen]
         trials = [cell for cell in cells if cell.trial is not None]
         cells = [cell for cell in cells if cell.trial is None]
+        if trials and not cells:
+            raise UserError(
+                f"{names[0]}: its search is not decided, and only the study file says what is compared then; "
+                "start that again"
+            )
         measure = base.get("measure", ["train"])
     else:
         if not names and not line:
@@ -171,6 +189,7 @@ def request_from(
         measure=_measure(measure),
         cells=tuple(cells),
         trials=tuple(trials),
+        chosen=tuple(base.get("chosen", ())) if frozen else (),
     )
 
 
@@ -204,10 +223,11 @@ def _source(name: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
             raise UserError(f"{path}: a record of kind {record.kind}; only a train record can be run again")
         cell = {"model": record.model_preset, "task": record.task_preset, "experiment": record.experiment}
         return {}, [cell], f"rerun-{record.run_id}"
-    raw = load_yaml(path)
+    raw = load_study_yaml(path)
     if "cells" in raw:
         stored = stored_study(raw, path)
-        return {"measure": stored["measure"]}, stored["cells"], str(raw.get("study"))
+        kept = {"measure": stored["measure"], "chosen": stored["chosen"]}
+        return kept, stored["cells"], str(raw.get("study"))
     # The keys of per_model are names, which may hold dots.
     per_model = raw.pop("per_model", None) or {}
     if not isinstance(per_model, dict) or not all(isinstance(value, dict) for value in per_model.values()):
@@ -294,6 +314,8 @@ def _label(name: Any) -> str:
 def _matches(value: Any) -> list[str | None]:
     """What is matched, each on its own; none where nothing is."""
     values = _listed(value)
+    if not values:
+        raise UserError("match: the list is empty; leave it out to hold nothing equal")
     for one in values:
         if one is not None and one not in MATCHES:
             hint = nearest(one, MATCHES) if isinstance(one, str) else ""
@@ -321,6 +343,12 @@ def _grid(
     for label in per_model:
         if label not in known:
             raise unknown_name("per_model", label, known)
+    if search is not None or matches != [None]:
+        _refuse_one_label("model", models)
+        _refuse_one_label("task", tasks)
+    for label in search.spaces if search is not None else ():
+        if label not in known:
+            raise unknown_name("search.spaces", label, known)
     cells: list[Cell] = []
     trials: list[Cell] = []
     for model in models:
@@ -330,11 +358,11 @@ def _grid(
             layers = [{"task": {}}, *task.layers, *model.layers, study_layer, own]
             if search is not None:
                 raw = merged(*layers, line)
-                trials += _trials(raw, model, task, search, trust_code)
+                space = search.space(model.label, raw.pop("search", None))
+                _refuse_overrides(space, model.label, line, settings)
+                trials += _trials(raw, model, task, search, space, trust_code)
                 if chosen is None:
                     continue
-                if (model.label, task.label) not in chosen:
-                    continue  # none of its trials was of use
                 layers.append(chosen[model.label, task.label])
             for one in settings:
                 raw = merged(*layers, one, line)
@@ -342,29 +370,70 @@ def _grid(
                 for match in matches:
                     cells += _expanded(raw, model, task, trust_code, match=match)
                     if len(cells) > MAXIMUM_CELLS:
-                        raise UserError(f"the grid has more than {MAXIMUM_CELLS:,} cells")
+                        raise _too_many_cells()
     if matches != [None]:
         _check_match(cells or trials)
     # One seed of every model before the next seed, so that a study that is cut off can be read.
-    seeds = list(dict.fromkeys(cell.experiment.seed for cell in cells))
-    return sorted(cells, key=lambda cell: seeds.index(cell.experiment.seed)), trials, measure
+    places: dict[int, int] = {}
+    for cell in cells:
+        places.setdefault(cell.experiment.seed, len(places))
+    return sorted(cells, key=lambda cell: places[cell.experiment.seed]), trials, measure
+
+
+def _too_many_cells() -> UserError:
+    return UserError(f"the grid has more than {MAXIMUM_CELLS:,} cells")
+
+
+def _refuse_one_label(kind: str, choices: Sequence[_Choice]) -> None:
+    labels = [choice.label for choice in choices]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(
+                f"{kind}: {labels.count(label)} are called {label}; with a search or a match each needs a "
+                f"name of its own: give them presets in configs/{kind}s"
+            )
+
+
+def _refuse_overrides(
+    space: Mapping[str, Any], label: str, line: Mapping[str, Any], settings: Sequence[Mapping[str, Any]]
+) -> None:
+    """What a search decides is not set beside it."""
+    for where, layer in (("field=value", line), *(("settings", one) for one in settings)):
+        for name in flattened(layer):
+            if name in space:
+                raise UserError(
+                    f"{name}: is in the search space of {label}, and set by {where}, over what the search "
+                    "finds; leave it out of one of them"
+                )
 
 
 def _check_match(cells: Sequence[Cell]) -> None:
     if len({cell.model_preset for cell in cells}) < 2:
         raise UserError("match: holds something equal between models, and the study has one")
+    moved: dict[str, tuple[str, dict[str, Any]]] = {}
     for cell in cells:
         if cell.experiment.training.patience is not None:
             raise UserError(
                 "training.patience: an early stop would break the match; leave patience or match out"
             )
+        if cell.match is None:
+            continue
+        fields = flattened(cell.experiment.document())
+        values = {name: fields.pop(name, None) for name in MOVED[cell.match]}
+        key = canonical_json([cell.match, cell.model_preset, fields])
+        _, other = moved.setdefault(key, (cell.match, values))
+        for name, value in values.items():
+            if other[name] != value:
+                raise UserError(
+                    f"{name}: match: {cell.match} decides it, so a study holds one value of it, got "
+                    f"{shown(other[name])} and {shown(value)}"
+                )
 
 
 def _trials(
-    raw: dict[str, Any], model: _Choice, task: _Choice, search: Search, trust_code: bool
+    raw: dict[str, Any], model: _Choice, task: _Choice, search: Search, space: Space, trust_code: bool
 ) -> Iterator[Cell]:
     """The same number for each model; the first is the recipe as it stands."""
-    space = search.space(model.label, raw.pop("search", None))
     recipe: dict[str, Any] = {}
     for number in range(1, search.trials + 1):
         values = trial_values(space, search, f"{model.label} {task.label}", number, recipe)
@@ -401,6 +470,8 @@ def _expanded(
             raise UserError(f"{kind}: which? give {kind}=NAME; there are: {there_are}")
         sections[kind] = find(name, files_allowed=trust_code or name == choice.file).module.Config
     axes = list(_axes(raw, sections))
+    if math.prod(len(axis_values) for _, axis_values in axes) > MAXIMUM_CELLS:
+        raise _too_many_cells()
     for values in itertools.product(*(axis_values for _, axis_values in axes)):
         one = raw
         for (path, _), value in zip(axes, values, strict=True):
@@ -504,4 +575,7 @@ def stored_study(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
         )
         if not texts or not isinstance(cell.get("experiment"), dict):
             raise UserError(f"{path}: cells: number {number} is not what seqbench wrote")
-    return {**raw, "measure": list(_measure(raw.get("measure", ["train"])))}
+    chosen = raw.get("chosen", [])
+    if not isinstance(chosen, list) or not all(isinstance(one, dict) for one in chosen):
+        raise UserError(f"{path}: chosen: is not what seqbench wrote")
+    return {**raw, "measure": list(_measure(raw.get("measure", ["train"]))), "chosen": chosen}

@@ -16,7 +16,12 @@ from benchmark.check import preflight_model
 from benchmark.config import Experiment, RunOptions, UserError, canonical_json
 from benchmark.device import choose_device, device_in_use
 from benchmark.evaluation import Process
-from benchmark.matching import at_equal_parameters, body_parameters, steps_of_operations
+from benchmark.matching import (
+    at_equal_parameters,
+    body_parameters,
+    steps_of_operations,
+    steps_of_seconds,
+)
 from benchmark.measure.operations import training_operations
 from benchmark.measure.speed import STEPS, PlainLoop, TimedBatches
 from benchmark.measure.timing import Clock, interleaved
@@ -82,17 +87,17 @@ def resolve(asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
         UserError: a match that cannot be reached.
     """
     experiments = _with_precision([one.experiment for one in asked], options)
+    held: dict[int, float] = {}
+    matched = {one.reference for one in asked if one.match is not None}
     for number, one in enumerate(asked):
-        if one.match is not None and one.experiment.model_file_sha256 is not None:
+        in_match = one.match is not None or number in matched
+        if in_match and one.experiment.model_file_sha256 is not None:
             preflight_model(one.experiment.model_name, one.experiment.model)
         if one.match == "parameters":
             assert one.reference is not None
             reference, experiment = experiments[one.reference], experiments[number]
-            model = at_equal_parameters(
-                experiment.model,
-                body_parameters(reference.model, reference.model_name),
-                experiment.model_name,
-            )
+            held[number] = body_parameters(reference.model, reference.model_name)
+            model = at_equal_parameters(experiment.model, int(held[number]), experiment.model_name)
             experiments[number] = replace(experiment, model=model)
     in_seconds = {one.reference for one in asked if one.match == "seconds"}
     timed = [
@@ -111,17 +116,19 @@ def resolve(asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
             reference = resolved[one.reference]
             assert reference.training.steps is not None
             if one.match == "seconds":
-                whole = reference.training.steps * seconds[one.reference]
-                steps = max(1, round(whole / seconds[number]))
+                held[number] = reference.training.steps * seconds[one.reference]
+                steps = steps_of_seconds(held[number], seconds[number], experiment.model_name)
             else:
-                wanted = float(_operations(reference, options)(reference.training.steps).sum())
-                steps = steps_of_operations(wanted, _operations(experiment, options))
+                held[number] = float(_operations(reference, options)(reference.training.steps).sum())
+                operations = _operations(experiment, options)
+                steps = steps_of_operations(held[number], operations, experiment.model_name)
         resolved.append(_in_steps(experiment, options, seconds.get(number), steps))
     device = device_in_use(options) if timed else ""
     return [
         Resolved(
             experiment=experiment,
             measured={"seconds_per_step": seconds[number], "device": device} if number in seconds else {},
+            held=held.get(number),
         )
         for number, experiment in enumerate(resolved)
     ]

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from benchmark.config import RunOptions, UserError, nested, varying_fields
 from benchmark.engines import Finished
 from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell
 from benchmark.forecast import duration, expected_seconds
-from benchmark.lease import Leases
 from benchmark.record import TrainRecord, UnreadableRecord
 from benchmark.request import Cell, Chosen, Request
 from benchmark.search import best_trial
 from benchmark.store import StudyFolder
 from benchmark.study import (
+    Decision,
     FrozenCell,
     Made,
+    SpeedCell,
+    decide,
+    decisions,
     frozen_devices,
     make,
     remaining,
@@ -36,7 +39,7 @@ class Outcome:
 
     made: Made
     asked: int = 0
-    """Runs that were missing."""
+    """Runs that were missing, comparisons of speed among them."""
     refused: int = 0
     """Runs that a mistake of the user kept from starting."""
     failed: int = 0
@@ -44,10 +47,14 @@ class Outcome:
     """Runs that another worker has."""
 
     @property
+    def is_unhappy(self) -> bool:
+        return bool(self.refused or self.failed)
+
+    @property
     def exit_code(self) -> int:
         if self.asked and self.refused == self.asked:
             return 2
-        if self.refused or self.failed:
+        if self.is_unhappy:
             return 3
         return 75 if self.leased else 0
 
@@ -57,20 +64,20 @@ class StudyRun:
 
     def __init__(
         self,
-        ask: Callable[[Chosen | None], Request],
+        ask: Callable[[Chosen], Request],
         folder: StudyFolder,
         options: RunOptions,
         *,
         say: Say,
         fail_fast: bool = False,
     ) -> None:
-        """`ask` gives the cells, once with nothing chosen and, after a search, with what it decided."""
+        """`ask` gives the cells of the comparison, from what a search has chosen."""
         self._ask, self._folder, self._options = ask, folder, options
         self._say, self._fail_fast = say, fail_fast
         self._supervisor = Supervisor()
 
-    def run(self) -> Outcome:
-        """Do what is missing.
+    def run(self, request: Request) -> Outcome:
+        """Do what is missing of a request, which has no cells yet where they follow from a search.
 
         Raises:
             UserError: a mistake in the study, or one that only a run's process could see.
@@ -78,27 +85,26 @@ class StudyRun:
             Refused, ChildFailed: the study could not be made.
         """
         with self._supervisor.handling_signals():
-            request = self._ask(None)
-            outcome = self._make(request)
-            self._run_missing(outcome, outcome.made.runs)
-            if request.trials and not request.cells:
-                chosen = self._chosen(outcome.made)
-                if chosen is None or (self._fail_fast and outcome.failed):
+            outcome = Outcome(made=self._make(request))
+            if any(cell.trial is not None for cell in outcome.made.cells):
+                chosen = self._search(outcome)
+                if chosen is None:
                     return outcome
-                before, outcome = outcome, self._make(self._ask(chosen))
-                outcome.failed, outcome.refused, outcome.asked = before.failed, before.refused, before.asked
-                # A trial that failed has had its try.
-                self._run_missing(outcome, [cell for cell in outcome.made.runs if cell.trial is None])
-            if not (self._fail_fast and outcome.failed):
+                outcome.made = self._make(self._ask(chosen))
+            self._run_missing(outcome, [cell for cell in outcome.made.runs if cell.trial is None])
+            if not (self._fail_fast and outcome.is_unhappy):
                 self._run_speed(outcome)
         return outcome
 
-    def _make(self, request: Request) -> Outcome:
-        with FileLock(self._folder.path / ".study.lock"):
+    def _make(self, request: Request) -> Made:
+        with self._alone():
             if any(cell.match == "seconds" for cell in (*request.cells, *request.trials)):
                 _check_device(frozen_devices(self._folder), self._options)
-            made = make(request, self._folder, lambda asked: resolve(self._supervisor, asked, self._options))
-        return Outcome(made=made)
+            return make(request, self._folder, lambda asked: resolve(self._supervisor, asked, self._options))
+
+    def _alone(self) -> FileLock:
+        """Held by whoever writes `study.yaml`."""
+        return FileLock(self._folder.path / ".study.lock")
 
     def _run_missing(self, outcome: Outcome, cells: Sequence[FrozenCell]) -> None:
         made = outcome.made
@@ -118,39 +124,59 @@ class StudyRun:
                 outcome.refused += 1
             elif record.status == "failed":
                 outcome.failed += 1
-            if self._fail_fast and (outcome.refused or outcome.failed):
+            if self._fail_fast and outcome.is_unhappy:
                 self._say("stopped at the first failure, as asked; started again, the study goes on")
                 break
 
-    def _chosen(self, made: Made) -> Chosen | None:
-        """What the search decides; None as long as trials are missing."""
-        trials: dict[tuple[str, str], list[tuple[FrozenCell, TrainRecord]]] = {}
-        missing = 0
-        for cell in made.cells:
-            record = _train_record(self._folder, cell)
-            if record is None:
-                missing += 1
-            else:
-                trials.setdefault((cell.model_preset, cell.task_preset), []).append((cell, record))
-        if missing:
-            self._say(f"the search is not finished: {missing} of {len(made.cells)} trials have no result yet")
+    def _search(self, outcome: Outcome) -> Chosen | None:
+        """Run the trials of what is not decided, and decide; None as long as trials are missing."""
+        decided = decisions(self._folder)
+        trials: dict[tuple[str, str], list[FrozenCell]] = {}
+        for cell in outcome.made.cells:
+            key = cell.model_preset, cell.task_preset
+            if cell.trial is not None and key not in decided:
+                trials.setdefault(key, []).append(cell)
+        if trials:
+            self._run_missing(outcome, [cell for cells in trials.values() for cell in cells])
+            if self._fail_fast and outcome.is_unhappy:
+                return None
+            found = [self._decision(cells) for cells in trials.values()]
+            if None in found:
+                self._say("the search is not finished; started again, it goes on")
+                return None
+            with self._alone():
+                decide([one for one in found if one is not None], self._folder)
+            decided = decisions(self._folder)
+        return {key: nested(one.settings) for key, one in decided.items()}
+
+    def _decision(self, cells: Sequence[FrozenCell]) -> Decision | None:
+        """By the trials of one model on one task; None while one has no record."""
+        records = [_train_record(self._folder, cell) for cell in cells]
+        found = [record for record in records if record is not None]
+        if len(found) < len(cells):
             return None
-        chosen = {}
-        for (model, task), found in trials.items():
-            best = best_trial(record for _, record in found)
-            if best is None:
-                self._say(f"search: none of the {len(found)} trials of {model} on {task} ended well")
-                continue
-            every = varying_fields(record.experiment for _, record in found)
-            mine = next(one for one, (_, record) in zip(every, found, strict=True) if record is best)
-            settings = ", ".join(f"{name}={value}" for name, value in mine.items())
-            trial = next(cell.trial for cell, record in found if record is best)
+        best = best_trial(found)
+        index = 0 if best is None else found.index(best)
+        cell = cells[index]
+        settings = varying_fields(one.experiment for one in found)[index]
+        which = f"{cell.model_preset} on {cell.task_preset}"
+        if best is None:
+            self._say(f"search: {which}: none of the {len(cells)} trials ended well; its recipe is compared")
+        else:
+            shown = ", ".join(f"{name}={value}" for name, value in settings.items())
             self._say(
-                f"search: {model} on {task}: trial {trial} of {len(found)} has the lowest validation loss, "
-                f"{best.validation_loss:.3f}: {settings} (run {best.run_id})"
+                f"search: {which}: trial {cell.trial} of {len(cells)} has the lowest validation loss, "
+                f"{best.validation_loss:.3f}: {shown} (run {best.run_id})"
             )
-            chosen[model, task] = nested(mine)
-        return chosen
+        assert cell.trial is not None
+        return Decision(
+            model=cell.model_preset,
+            task=cell.task_preset,
+            trials=len(cells),
+            trial=cell.trial,
+            run_id=cell.run_id,
+            settings=settings,
+        )
 
     def _run_speed(self, outcome: Outcome) -> None:
         """Compare speeds where the study asks for it, once no run disturbs them."""
@@ -159,32 +185,43 @@ class StudyRun:
         from benchmark.device import device_in_use
 
         cells = speed_cells(outcome.made, device_in_use(self._options))
-        todo = remaining_speed(cells, self._folder)
-        if todo and outcome.leased:
+        if not remaining_speed(cells, self._folder):
+            return
+        if outcome.leased:
             self._say("speeds are compared when no other worker runs; start this again then")
             return
-        with Leases(self._folder.path, on_loss=self._supervisor.end) as leases:
-            for cell in todo:
-                holder = leases.take(cell.run_id)
-                if holder is None and self._folder.run(cell.run_id).result() is not None:
-                    leases.release(cell.run_id)
-                    continue  # another worker was faster
-                if holder is not None:
-                    self._say(f"speed (run {cell.run_id}) is being measured by {holder.who}")
-                    outcome.leased += 1
-                    continue
-                names = ", ".join(cell.experiments)
-                self._say(f"speed of {names} on {cell.task_preset} (run {cell.run_id})")
-                try:
-                    record = run_speed_cell(self._supervisor, cell, self._folder, self._options)
-                except Refused:
-                    outcome.refused += 1
-                    continue
-                finally:
-                    leases.release(cell.run_id)
-                if record.status == "failed":
-                    self._say(f"run {cell.run_id} failed: {record.failure}")
-                    outcome.failed += 1
+        try:
+            with FileLock(self._folder.path / ".speed.lock", blocking=False):
+                todo = remaining_speed(cells, self._folder)  # another worker may have been here
+                outcome.asked += len(todo)
+                for cell in todo:
+                    self._run_speed_cell(cell, outcome)
+        except Timeout:
+            self._say("speeds are being measured by another worker")
+            outcome.leased += 1
+
+    def _run_speed_cell(self, cell: SpeedCell, outcome: Outcome) -> None:
+        names = ", ".join(cell.experiments)
+        self._say(f"speed of {names} on {cell.task_preset} (run {cell.run_id})")
+        try:
+            record = run_speed_cell(self._supervisor, cell, self._folder, self._options)
+        except Refused:
+            outcome.refused += 1
+            return
+        if record.status == "failed":
+            self._say(f"run {cell.run_id} failed: {record.failure}")
+            outcome.failed += 1
+
+
+def planned(request: Request, ask: Callable[[Chosen], Request], folder: StudyFolder) -> Request:
+    """What there is to run, the comparison after a search too where that is decided."""
+    if not request.trials or request.cells:
+        return request
+    settings = {key: nested(one.settings) for key, one in decisions(folder).items()}
+    every = {(cell.model_preset, cell.task_preset) for cell in request.trials}
+    if every <= settings.keys():
+        return ask(settings)
+    return replace(request, undecided=len(ask({key: {} for key in every}).cells))
 
 
 def _train_record(folder: StudyFolder, cell: FrozenCell) -> TrainRecord | None:

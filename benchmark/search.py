@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from benchmark.config import UserError, explained, nested, shown
+from benchmark.config import BUDGETS, UserError, explained, flattened, nested, shown
 from benchmark.record import TrainRecord
 
 DRAWS = 1000
@@ -84,8 +84,15 @@ class Search(_Strict):
             )
         space = dict(_leaves(section, f"search: {model}"))
         for name in space:
-            if name.partition(".")[0] not in ("model", "training", "data"):
+            section_name, _, field = name.partition(".")
+            if section_name not in ("model", "training", "data"):
                 raise UserError(f"search: {model}: {name}: a trial varies fields of model, training and data")
+            if section_name == "training" and field in BUDGETS:
+                raise UserError(f"search: {model}: {name}: a budget is equal in all trials, and not searched")
+            if name in flattened(self.overrides):
+                raise UserError(
+                    f"search: {model}: {name}: is in the space and in search.training; leave one out"
+                )
         return space
 
 

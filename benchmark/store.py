@@ -14,15 +14,23 @@ A process may be killed at any moment: a file under its final name is complete.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.config import UserError, dump_yaml, load_yaml, shown
-from benchmark.record import Record, UnreadableRecord, UntouchableRecord, read_record, record_bytes
+from benchmark.config import UserError, dump_yaml, load_yaml, parse_yaml, shown
+from benchmark.record import (
+    Record,
+    Shared,
+    UnreadableRecord,
+    UntouchableRecord,
+    read_record,
+    record_bytes,
+)
 
 FREE_BYTES = 64 * 2**20
 """What must be free before a study starts; a run of a small model keeps about that much."""
@@ -106,6 +114,39 @@ def differences(expected: Any, found: Any, path: str = "") -> list[str]:
     return [f"{path} is {shown(found)}, was {shown(expected)}"]
 
 
+def dump_study(document: Mapping[str, Any]) -> str:
+    """YAML with a line for each of the `cells`, so that it is read fast however many they are."""
+    head = dump_yaml({name: value for name, value in document.items() if name != "cells"})
+    lines = [f"- {json.dumps(cell, allow_nan=False)}\n" for cell in document["cells"]]
+    return f"{head}{_CELLS if lines else 'cells: []'}{''.join(lines)}"
+
+
+_CELLS = "cells:\n"
+
+
+def load_study_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a study's file, whoever wrote it; errors as `load_yaml`."""
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            head: list[str] = []
+            for line in file:
+                if line == _CELLS:
+                    # JSON is YAML, and is read a hundred times as fast.
+                    cells = [json.loads(_cell(line)) for line in file]
+                    fields = parse_yaml("".join(head), str(path))
+                    return {**fields, "cells": cells} if isinstance(fields, dict) else load_yaml(path)
+                head.append(line)
+    except (OSError, ValueError, RecursionError):  # a file by hand: what is wrong with it is said below
+        pass
+    return load_yaml(path)
+
+
+def _cell(line: str) -> str:
+    if not line.startswith("- {"):
+        raise ValueError
+    return line[2:]
+
+
 class RunFolder:
     """The folder of one run."""
 
@@ -128,15 +169,15 @@ class RunFolder:
     def log_path(self) -> Path:
         return self.path / "log.txt"
 
-    def record(self) -> Record | None:
-        """What the run measured, or None where it has not finished.
+    def record(self, *, curve: bool = True) -> Record | None:
+        """What the run measured, with or without its validations; None where it has not finished.
 
         Raises:
             UnreadableRecord: there is a file, and it is no record of this run.
         """
         if not self.record_path.exists():
             return None
-        record = read_record(self.record_path)
+        record = read_record(self.record_path, curve=curve)
         if record.run_id != self.run_id:
             raise UnreadableRecord(f"{self.record_path}: is the record of run {shown(record.run_id)}")
         return record
@@ -147,29 +188,34 @@ class RunFolder:
         Raises:
             UntouchableRecord: it may be whole, and cannot be read here.
         """
-        try:
-            record = self.record()
-        except UntouchableRecord:
-            raise
-        except UnreadableRecord:
-            return None
-        return None if record is None or record.status == "failed" else record
+        return _result(self.record)
 
     def write_record(self, record: Record) -> None:
         assert record.run_id == self.run_id
         write_atomic(self.record_path, record_bytes(record))
 
-    def open(self, document: Mapping[str, Any]) -> None:
+    def open(self, document: Mapping[str, Any], experiment: str | None = None) -> None:
         """Make the folder for a run, or check that it is the run's.
 
-        `document` is what `config.yaml` holds: the resolved experiment and what the run is called.
+        `document` is what `config.yaml` holds: what the run is called, and last its resolved experiment. That
+        is given as YAML too where it is known: a file that ends with `experiment` need not be read.
 
         Raises:
             UserError: a `config.yaml` is there with another experiment; each field that differs is named.
         """
-        _make_folder(self.path)
-        if not self.config_path.exists():
-            write_atomic(self.config_path, dump_yaml(document).encode())
+        try:
+            text = self.config_path.read_bytes()
+        except FileNotFoundError:
+            _make_folder(self.path)
+            if experiment is None:
+                whole = dump_yaml(document)
+            else:
+                whole = dump_yaml({k: v for k, v in document.items() if k != "experiment"}) + experiment
+            write_atomic(self.config_path, whole.encode())
+            return
+        except OSError as error:
+            raise UserError(f"{self.config_path}: cannot be read: {error.strerror}") from None
+        if experiment is not None and text.endswith(b"\n" + experiment.encode()):
             return
         changed = differences(document["experiment"], load_yaml(self.config_path).get("experiment"))
         if changed:
@@ -183,6 +229,16 @@ class RunFolder:
         for path in self.path.glob(".*.tmp"):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _result(read: Callable[[], Record | None]) -> Record | None:
+    try:
+        record = read()
+    except UntouchableRecord:
+        raise
+    except UnreadableRecord:
+        return None
+    return None if record is None or record.status == "failed" else record
 
 
 class Contents(NamedTuple):
@@ -199,6 +255,8 @@ class StudyFolder:
         self.results = results
         self.name = checked_name(name)
         self.path = results / name
+        self._known: dict[str, tuple[tuple[int, int, int], Record]] = {}
+        self._shared = Shared()
 
     @property
     def study_path(self) -> Path:
@@ -244,12 +302,12 @@ class StudyFolder:
             raise UserError(f"{self.path}: {free:,} bytes are free, and a study needs {FREE_BYTES:,}")
 
     def contents(self) -> Contents:
-        """The records of all runs, in the order of their ids."""
+        """The records of all runs, in the order of their ids, without their curves."""
         records: list[Record] = []
         unreadable = []
-        for folder in self._run_folders():
+        for run_id in self._run_ids():
             try:
-                record = folder.record()
+                record = self.record(run_id)
             except UnreadableRecord as error:
                 unreadable.append(error)
             else:
@@ -257,18 +315,40 @@ class StudyFolder:
                     records.append(record)
         return Contents(records, unreadable)
 
-    def _run_folders(self) -> Iterator[RunFolder]:
+    def record(self, run_id: str) -> Record | None:
+        """As `RunFolder.record`, without the curve; remembered as long as the file is the same."""
+        run = RunFolder(self.path / "runs" / run_id)
+        try:
+            there = os.stat(run.record_path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise UntouchableRecord(f"{run.record_path}: cannot be read: {error.strerror}") from None
+        file = there.st_ino, there.st_size, there.st_mtime_ns
+        known = self._known.get(run_id)
+        if known is not None and known[0] == file:
+            return known[1]
+        record = run.record(curve=False)
+        if record is not None:
+            self._known[run_id] = file, self._shared.slim(record)
+        return record
+
+    def result(self, run_id: str) -> Record | None:
+        """As `RunFolder.result`, without the curve."""
+        return _result(lambda: self.record(run_id))
+
+    def _run_ids(self) -> list[str]:
         runs = self.path / "runs"
         try:
-            names = sorted(entry.name for entry in os.scandir(runs) if _RUN_ID.fullmatch(entry.name))
+            return sorted(entry.name for entry in os.scandir(runs) if _RUN_ID.fullmatch(entry.name))
         except FileNotFoundError:
-            return
+            return []
         except OSError as error:
             raise UserError(f"{runs}: cannot be read: {error.strerror}") from None
-        for name in names:
-            yield RunFolder(runs / name)
 
     def _refuse_links(self, path: Path) -> None:
+        if not any(map(os.path.islink, (self.path, self.path / "runs", path))):
+            return
         inside = self.results.resolve() / self.name
         actual = path.resolve()
         if actual != inside and inside not in actual.parents:

@@ -8,6 +8,7 @@ Started again, it does what is missing; asked for more, it adds cells and keeps 
 from __future__ import annotations
 
 import hashlib
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,11 +22,16 @@ from benchmark.config import (
     UserError,
     canonical_json,
     checked,
-    dump_yaml,
-    load_yaml,
 )
 from benchmark.request import SCHEMA_VERSION, Cell, Request, is_resolved, stored_study
-from benchmark.store import StudyFolder, differences, write_atomic
+from benchmark.store import (
+    RunFolder,
+    StudyFolder,
+    differences,
+    dump_study,
+    load_study_yaml,
+    write_atomic,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,8 @@ class Resolved:
     experiment: Experiment
     measured: Mapping[str, Any] = field(default_factory=dict)
     """What decided: `seconds_per_step` and `device` where it was timed."""
+    held: float | None = None
+    """How much the reference has of what the match holds equal."""
 
 
 Resolve = Callable[[Sequence[Asked]], Sequence[Resolved]]
@@ -61,6 +69,8 @@ class FrozenCell(Cell):
     """A hash of the cell before anything was resolved: equal where the same is asked for again."""
     measured: Mapping[str, Any] = field(default_factory=dict)
     """As in `Resolved`."""
+    held: float | None = None
+    """As in `Resolved`; None without a match and for the reference itself."""
 
     @property
     def run_id(self) -> str:
@@ -71,9 +81,18 @@ class FrozenCell(Cell):
         """One run may be a cell of several matches."""
         return self.match, self.trial, self.run_id
 
+    def open(self, run: RunFolder) -> None:
+        """Make the run's folder, or check that it is this cell's; errors as `RunFolder.open`."""
+        run.open(self.document(), "experiment:\n" + textwrap.indent(self.experiment.yaml(), "  "))
+
     def document(self) -> dict[str, Any]:
         """The cell as `study.yaml` and the `config.yaml` of its run hold it."""
-        optional = {"match": self.match, "trial": self.trial, "measured": dict(self.measured) or None}
+        optional = {
+            "match": self.match,
+            "held": self.held,
+            "trial": self.trial,
+            "measured": dict(self.measured) or None,
+        }
         return {
             "run_id": self.run_id,
             "asked": self.asked,
@@ -99,7 +118,31 @@ class Made:
     @property
     def runs(self) -> list[FrozenCell]:
         """The cells, each run once."""
-        return list({cell.run_id: cell for cell in reversed(self.cells)}.values())[::-1]
+        first: dict[str, FrozenCell] = {}
+        for cell in self.cells:
+            first.setdefault(cell.run_id, cell)
+        return list(first.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the search of one model on one task has decided, for good."""
+
+    model: str
+    """As reports call it."""
+    task: str
+    trials: int
+    """How many there were."""
+    trial: int
+    """The chosen one; the first, which is the recipe, where none ended well."""
+    run_id: str
+    """Of the chosen trial."""
+    settings: Mapping[str, Any]
+    """The fields in which the trials differ, by dotted name, as the chosen one has them."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.model, self.task
 
 
 def asked_hash(cell: Cell, reference: Cell | None = None) -> str:
@@ -121,13 +164,29 @@ def asked_hash(cell: Cell, reference: Cell | None = None) -> str:
 
 
 def _references(cells: Sequence[Cell]) -> list[Cell | None]:
-    """Of each cell the one it is matched to: the first of its match on its data; None without a match."""
+    """Of each cell the one it is matched to: the first of its match on its data; None without a match.
+
+    Raises:
+        UserError: the study's first model does not run on the data of another one.
+    """
     first: dict[str, Cell] = {}
     found: list[Cell | None] = []
     for cell in cells:
+        if cell.match is None:
+            found.append(None)
+            continue
         document = cell.experiment.document()
-        key = canonical_json([cell.match, cell.task_preset, document["task"], document["data"]])
-        found.append(None if cell.match is None else first.setdefault(key, cell))
+        leader = first.setdefault(cell.match, cell)
+        reference = first.setdefault(
+            canonical_json([cell.match, cell.task_preset, document["task"], document["data"]]), cell
+        )
+        if reference.model_preset != leader.model_preset:
+            changed = "; ".join(differences(leader.experiment.document()["data"], document["data"], "data"))
+            raise UserError(
+                f"match: {cell.match}: {leader.model_preset}, which the others are matched to, does not run "
+                f"on the data of {reference.model_preset}: {changed or f'task {cell.task_preset}'}"
+            )
+        found.append(reference)
     return found
 
 
@@ -141,7 +200,8 @@ def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
         UserError: the study there was edited, `resolve` found a mistake, or two cells are one run.
     """
     path = folder.study_path
-    stored = _stored_cells(folder)
+    study = _stored_study(folder)
+    stored = study["cells"]
     wanted = (*request.trials, *request.cells)
     references = _references(wanted)
     hashes = [asked_hash(cell, reference) for cell, reference in zip(wanted, references, strict=True)]
@@ -163,23 +223,71 @@ def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
     _refuse_two_names((frozen[asked], cell.model_preset) for asked, cell in zip(hashes, wanted, strict=True))
     known = {(cell.get("match"), cell.get("trial"), cell["run_id"]) for cell in stored}
     added = [cell for key, cell in cells.items() if key not in known]
-    if added or not path.exists():
-        document = {
-            "study": request.study,
-            "schema_version": SCHEMA_VERSION,
-            "measure": list(request.measure),
-            "cells": [*stored, *(cell.document() for cell in added)],
-        }
-        header = (
-            "# Made by seqbench: the cells as they run, every choice resolved. Run it; edit a study file.\n"
-        )
-        write_atomic(path, (header + dump_yaml(document)).encode())
+    _refuse_another_search(added, [cell for cell in cells.values() if cell.trial is not None], study, path)
+    document = {
+        "study": study.get("study", request.study),
+        "measure": list(dict.fromkeys([*study["measure"], *request.measure])),
+        "chosen": study["chosen"] or list(request.chosen),
+        "cells": [*stored, *(cell.document() for cell in added)],
+    }
+    if any(study.get(name) != value for name, value in document.items()):
+        _write(document, path)
     return Made(
         measure=request.measure,
         cells=tuple(cells.values()),
         added=len(added),
         others=len(known - set(cells)),
     )
+
+
+def _write(document: Mapping[str, Any], path: Path) -> None:
+    header = "# Made by seqbench: the cells as they run, every choice resolved. Run it; edit a study file.\n"
+    kept = {"study": document["study"], "schema_version": SCHEMA_VERSION, "measure": document["measure"]}
+    if document["chosen"]:
+        kept["chosen"] = document["chosen"]
+    write_atomic(path, (header + dump_study({**kept, "cells": document["cells"]})).encode())
+
+
+def _refuse_another_search(
+    added: Iterable[FrozenCell], trials: Sequence[FrozenCell], study: Mapping[str, Any], path: Path
+) -> None:
+    """A study has one search: neither other trials under its numbers, nor more of them once it is decided."""
+    another = "a search with other settings needs another --study"
+    numbers = {(one["model"], one["task"], one.get("trial")) for one in study["cells"] if "trial" in one}
+    for cell in added:
+        if (cell.model_preset, cell.task_preset, cell.trial) in numbers:
+            raise UserError(
+                f"{path}: trial {cell.trial} of {cell.model_preset} on {cell.task_preset} is not the one "
+                f"that was asked for; {another}"
+            )
+    for decision in _decisions(study, path).values():
+        asked = sum((cell.model_preset, cell.task_preset) == decision.key for cell in trials)
+        if asked not in (0, decision.trials):
+            raise UserError(
+                f"{path}: the search of {decision.model} on {decision.task} was decided with "
+                f"{decision.trials} trials, and {asked} are asked for; {another}"
+            )
+
+
+def decisions(folder: StudyFolder) -> dict[tuple[str, str], Decision]:
+    """What the study's search has decided, by model and task."""
+    return _decisions(_stored_study(folder), folder.study_path)
+
+
+def _decisions(study: Mapping[str, Any], path: Path) -> dict[tuple[str, str], Decision]:
+    try:
+        found = [Decision(**one) for one in study["chosen"]]
+    except TypeError:
+        raise UserError(f"{path}: chosen: is not what seqbench wrote") from None
+    return {one.key: one for one in found}
+
+
+def decide(made: Sequence[Decision], folder: StudyFolder) -> None:
+    """Freeze what a search has decided; what another worker has decided stays."""
+    study = _stored_study(folder)
+    there = _decisions(study, folder.study_path)
+    new = [vars(one) for one in made if one.key not in there]
+    _write({**study, "chosen": [*study["chosen"], *new]}, folder.study_path)
 
 
 def _refuse_two_names(named: Iterable[tuple[FrozenCell, str]]) -> None:
@@ -193,7 +301,8 @@ def _refuse_two_names(named: Iterable[tuple[FrozenCell, str]]) -> None:
 
 def frozen_devices(folder: StudyFolder) -> set[str]:
     """On which the cells that are matched in seconds were timed."""
-    measured = [one.get("measured") or {} for one in _stored_cells(folder) if one.get("match") == "seconds"]
+    cells = _stored_study(folder)["cells"]
+    measured = [one.get("measured") or {} for one in cells if one.get("match") == "seconds"]
     return {str(one["device"]) for one in measured if "device" in one}
 
 
@@ -208,7 +317,7 @@ def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | 
     hashes = [
         asked_hash(cell, reference) for cell, reference in zip(wanted, _references(wanted), strict=True)
     ]
-    frozen = _continued_cells(wanted, hashes, _stored_cells(folder), folder.study_path)
+    frozen = _continued_cells(wanted, hashes, _stored_study(folder)["cells"], folder.study_path)
     result: list[tuple[Cell, str | None]] = []
     for cell, asked in zip(wanted, hashes, strict=True):
         known = frozen.get(asked)
@@ -220,10 +329,11 @@ def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | 
     return result
 
 
-def _stored_cells(folder: StudyFolder) -> list[dict[str, Any]]:
+def _stored_study(folder: StudyFolder) -> dict[str, Any]:
     path = folder.study_path
-    cells: list[dict[str, Any]] = stored_study(load_yaml(path), path)["cells"] if path.exists() else []
-    return cells
+    if not path.exists():
+        return {"measure": [], "chosen": [], "cells": []}
+    return stored_study(load_study_yaml(path), path)
 
 
 def _continued_cells(
@@ -241,7 +351,9 @@ def _continued_cells(
         if found is not None:
             frozen[asked] = _continued(cell, found, path)
         elif cell.stored is not None:
-            frozen[asked] = _frozen(cell, cell.experiment, asked, cell.stored.get("measured") or {})
+            frozen[asked] = _frozen(
+                cell, cell.experiment, asked, cell.stored.get("measured") or {}, cell.stored.get("held")
+            )
     return frozen
 
 
@@ -258,7 +370,9 @@ def _sibling(
     return None
 
 
-def _frozen(cell: Cell, experiment: Experiment, asked: str, measured: Mapping[str, Any]) -> FrozenCell:
+def _frozen(
+    cell: Cell, experiment: Experiment, asked: str, measured: Mapping[str, Any], held: float | None
+) -> FrozenCell:
     return FrozenCell(
         model_preset=cell.model_preset,
         task_preset=cell.task_preset,
@@ -267,6 +381,7 @@ def _frozen(cell: Cell, experiment: Experiment, asked: str, measured: Mapping[st
         trial=cell.trial,
         asked=asked,
         measured=measured,
+        held=held,
     )
 
 
@@ -333,7 +448,10 @@ def speed_cells(made: Made, device: str) -> list[SpeedCell]:
         for group in groups.values()
     ]
     # Matches that move the steps alone leave the models as they are: one comparison serves them all.
-    return list({canonical_json(cell.models()): cell for cell in reversed(cells)}.values())[::-1]
+    first: dict[str, SpeedCell] = {}
+    for comparison in cells:
+        first.setdefault(canonical_json(comparison.models()), comparison)
+    return list(first.values())
 
 
 def remaining_speed(cells: Sequence[SpeedCell], folder: StudyFolder) -> list[SpeedCell]:
@@ -378,7 +496,7 @@ def _resolved(
         found = resolved[at[asked]]
         assert is_resolved(found.experiment)
         experiment = replace(found.experiment, seed=cell.experiment.seed)
-        result[asked] = _frozen(cell, experiment, asked, found.measured)
+        result[asked] = _frozen(cell, experiment, asked, found.measured, found.held)
     return result
 
 
@@ -401,7 +519,7 @@ def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
     if cell.match == "parameters":
         for document in (asked, found):
             document["model"] = {k: v for k, v in document["model"].items() if k != "width"}
-    changed = differences(asked, found)
+    changed = [] if asked == found else differences(asked, found)
     experiment = replace(cell.experiment, training=checked("training", TrainingConfig, training))
     if cell.match == "parameters" and not changed:
         model = {k: v for k, v in stored["experiment"]["model"].items() if k != "name"}
@@ -411,7 +529,7 @@ def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
     if changed:
         raise UserError(f"{where}: was edited: {'; '.join(changed)}; put it back, or use another --study")
     named = replace(cell, model_preset=str(stored["model"]), task_preset=str(stored["task"]))
-    return _frozen(named, experiment, str(stored["asked"]), stored.get("measured") or {})
+    return _frozen(named, experiment, str(stored["asked"]), stored.get("measured") or {}, stored.get("held"))
 
 
 def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCell]:
@@ -425,12 +543,14 @@ def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCe
     missing = []
     for cell in cells:
         run = folder.run(cell.run_id)
-        run.open(cell.document())
-        record = run.result()
+        if run.config_path.exists():
+            cell.open(run)
+        record = folder.result(cell.run_id)
         if record is None:
             missing.append(cell)
         elif record.kind == "train":
-            changed = differences(cell.experiment.document(), record.experiment)
+            document = cell.experiment.document()
+            changed = [] if document == record.experiment else differences(document, record.experiment)
             if changed:
                 raise UserError(f"{run.record_path}: is of another experiment: {'; '.join(changed)}")
     return missing

@@ -6,7 +6,6 @@ random numbers), so a run that was cut off and resumed ends bit for bit where an
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -21,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger, WandbLogger
 
@@ -49,6 +49,7 @@ from tasks import VALIDATION, Task
 from tasks.data.corpus import Corpus, prepare
 from tasks.data.module import DataModule
 
+_CURVE = TypeAdapter(list[CurvePoint])
 CHECKPOINT_STEPS = 500
 """Steps between two checkpoints at the most; each validation makes one too."""
 
@@ -249,7 +250,7 @@ class Timetable(Callback):
         return {
             "run_id": self.run_id,
             "machine": self.machine,
-            "curve": json.dumps([point.model_dump(mode="json") for point in self.curve]),
+            "curve": _CURVE.dump_json(self.curve).decode(),
             "seconds_before": self.wall_seconds(),
             "resumed_times": self.resumed_times,
             "not_bitwise_because": self.not_bitwise_because,
@@ -263,7 +264,7 @@ class Timetable(Callback):
                 f"{self.folder}: its checkpoint belongs to run {state_dict['run_id']} and not to "
                 f"{self.run_id}; remove the folder to train from the start"
             )
-        self.curve = [CurvePoint.model_validate(point) for point in json.loads(state_dict["curve"])]
+        self.curve = _CURVE.validate_json(state_dict["curve"])
         self.seconds_before, self.stopped_early = state_dict["seconds_before"], state_dict["stopped_early"]
         self.peak_memory_before = state_dict["peak_memory_bytes"]
         self.resumed_times = state_dict["resumed_times"] + 1

@@ -142,7 +142,8 @@ def preflight_model(name: str, config: Any) -> None:
     """What is checked before anything is trained: answers of the right form, no look at the future, and
     closed forms, where there are any, that are those of the model.
 
-    Takes a fraction of a second, at the size that `config.tiny()` gives; the random state stays as it was.
+    Takes a fraction of a second, at the size that `config.tiny()` gives; closed forms are counted at their
+    own size too, on the meta device. The random state stays as it was.
 
     Raises:
         UserError: the model is not sound; one line that names model, hook, what was expected, what was got.
@@ -155,13 +156,14 @@ def preflight_model(name: str, config: Any) -> None:
         theory_equals_what_is_counted,
     )
 
-    subject = ModelUnderCheck(name, at_test_size(config))
+    small, whole = ModelUnderCheck(name, at_test_size(config)), ModelUnderCheck(name, config)
     checks = (
-        the_hooks_answer_in_the_right_form,
-        no_target_position_sees_its_future,
-        theory_equals_what_is_counted,
+        (the_hooks_answer_in_the_right_form, small),
+        (no_target_position_sees_its_future, small),
+        (theory_equals_what_is_counted, small),
+        (theory_equals_what_is_counted, whole),
     )
-    for check in checks:
+    for check, subject in checks:
         outcome = outcome_of(check, [subject])
         if not outcome.ok:
             raise UserError(f"model.name: {outcome.message}")

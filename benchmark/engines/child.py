@@ -22,6 +22,8 @@ from benchmark.config import Experiment, RunOptions, UserError, experiment_from,
 from benchmark.record import Provenance, SpeedRecord, TrainRecord, take_provenance, threads_of
 from benchmark.store import RunFolder, StorageError
 
+PARENT = "SEQBENCH_PARENT"
+"""Environment variable: the process that starts a child, and without which the child is to end."""
 WAIT_SECONDS = 60.0
 """For another process in the same run's folder to end."""
 
@@ -40,12 +42,12 @@ def options_from_json(text: str) -> RunOptions:
 
 def die_with_parent() -> None:
     """Have the kernel end this process when the one that started it is killed outright (Linux)."""
+    parent = int(os.environ.pop(PARENT, os.getppid()))  # not for the processes that this one starts
     if sys.platform != "linux":
         return
-    parent = os.getppid()
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # it was killed before the kernel knew
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -136,17 +138,22 @@ def resolve_child(documents: Sequence[dict[str, Any]], options: RunOptions) -> l
         for one in documents
     ]
     return [
-        {"experiment": one.experiment.document(), "measured": dict(one.measured)}
+        {"experiment": one.experiment.document(), "measured": dict(one.measured), "held": one.held}
         for one in resolve(asked, options)
     ]
 
 
 def run_speed_child(run_folder: Path, options: RunOptions) -> int:
     """Time the models of a study against each other and write the record; the exit code of the process."""
+    folder = RunFolder(run_folder)
+    with _alone_in(folder):
+        folder.remove_unfinished()
+        return _run_speed(folder, options)
+
+
+def _run_speed(folder: RunFolder, options: RunOptions) -> int:
     from benchmark.measure.speed import measure_speed
 
-    folder = RunFolder(run_folder)
-    folder.remove_unfinished()
     config = load_yaml(folder.config_path)
     documents = config.get("experiment") or {}
     experiments = {

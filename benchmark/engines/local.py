@@ -24,8 +24,9 @@ from typing import IO, NamedTuple
 
 from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
 from benchmark.engines import Finished, Started
-from benchmark.engines.child import failed_record, failed_speed_record, options_json
+from benchmark.engines.child import PARENT, failed_record, failed_speed_record, options_json
 from benchmark.lease import Leases, Seen
+from benchmark.measure.machine import out_of_memory_kills
 from benchmark.record import Record, UnreadableRecord, UntouchableRecord, available_cores, threads_of
 from benchmark.request import is_resolved
 from benchmark.store import RunFolder, StudyFolder
@@ -52,6 +53,10 @@ class Interrupted(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
         self.exit_code = 128 + number
+
+
+class Dismissed(Exception):
+    """A child was ended because its work is wanted no more; it leaves no record, and can go on later."""
 
 
 class Refused(Exception):
@@ -85,6 +90,7 @@ def child_environment(options: RunOptions, environment: Mapping[str, str]) -> di
         "GLIBC_TUNABLES": _ALLOCATOR,
         "THP_MEM_ALLOC_ENABLE": "1",
         **environment,
+        PARENT: str(os.getpid()),
         "MKL_NUM_THREADS": threads,
         "OMP_NUM_THREADS": threads,
         "PYTHONPATH": path,
@@ -99,12 +105,15 @@ class Supervisor:
     def __init__(self) -> None:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         """By what they work on."""
+        self._busy: set[str] = set()
+        """Their names, from before they start until they are gone."""
+        self._dismissed: set[str] = set()
         self._received: int | None = None
         self._timer: threading.Timer | None = None
 
     @contextlib.contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """While inside, SIGINT, SIGTERM and SIGHUP end the child and raise `Interrupted` once it is gone."""
+        """While inside, SIGINT, SIGTERM and SIGHUP raise `Interrupted`, once the children have ended."""
         previous = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -119,6 +128,11 @@ class Supervisor:
         again = self._received is not None
         self._received = self._received or number
         self._signal_children(signal.SIGKILL if again else signal.SIGTERM)
+        self._kill_later()
+        if not self._busy:  # nobody else would say so: this thread waits for something, or works
+            raise Interrupted(self._received)
+
+    def _kill_later(self) -> None:
         if self._timer is None:
             self._timer = threading.Timer(GRACE_SECONDS, self._signal_children, [signal.SIGKILL])
             self._timer.daemon = True
@@ -131,9 +145,17 @@ class Supervisor:
         if self._received is not None:
             raise Interrupted(self._received)
 
-    def end(self, name: str) -> None:
+    def dismiss(self, name: str) -> None:
         """End the child that works on `name`, at once."""
+        self._dismissed.add(name)
         self._signal_child(name, signal.SIGKILL)
+
+    def dismiss_all(self) -> None:
+        """Ask every child to end."""
+        if self._received is None:  # else they have been asked
+            self._dismissed.update(self._busy)
+            self._signal_children(signal.SIGTERM)
+            self._kill_later()
 
     def _signal_children(self, number: int) -> None:
         for name in list(self._children):
@@ -161,9 +183,26 @@ class Supervisor:
 
         Raises:
             Interrupted: a signal came; the child has ended.
+            Dismissed: `dismiss` ended it.
         """
+        self._dismissed.discard(name)
+        self._busy.add(name)
+        try:
+            return self._run(arguments, options, log_path, given, name, devices)
+        finally:
+            self._busy.discard(name)
+
+    def _run(
+        self,
+        arguments: Sequence[str],
+        options: RunOptions,
+        log_path: Path | None,
+        given: bytes,
+        name: str,
+        devices: str | None,
+    ) -> Ended:
         self._stop_if_signalled()
-        killed_before = _out_of_memory_kills()
+        killed_before = out_of_memory_kills()
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "benchmark", *arguments],
             stdin=subprocess.PIPE,
@@ -176,7 +215,7 @@ class Supervisor:
             process_group=0,
         )
         self._children[name] = child
-        if self._has_signal():  # it came while the child was starting
+        if self._has_signal() or name in self._dismissed:  # while the child was starting
             self._signal_child(name, signal.SIGTERM)
         tee = _Tee(child.stderr, log_path)
         output = _Reader(child.stdout)
@@ -189,7 +228,9 @@ class Supervisor:
         tee.join()
         output.join()
         self._stop_if_signalled()
-        return Ended(code, output.data, tee.last_line, _out_of_memory_kills() > killed_before)
+        if name in self._dismissed:
+            raise Dismissed
+        return Ended(code, output.data, tee.last_line, out_of_memory_kills() > killed_before)
 
 
 class _Reader(threading.Thread):
@@ -254,15 +295,6 @@ class _Tee(_Reader):
                 os.write(self._log, line + b"\n")
 
 
-def _out_of_memory_kills() -> int:
-    try:
-        with open("/sys/fs/cgroup/memory.events", encoding="ascii") as file:
-            counts = dict(line.split() for line in file)
-    except (OSError, ValueError):
-        return 0
-    return int(counts.get("oom_kill", 0))
-
-
 def resolve(supervisor: Supervisor, asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
     """Every choice made, as measured in a process like that of a run.
 
@@ -284,7 +316,11 @@ def resolve(supervisor: Supervisor, asked: Sequence[Asked], options: RunOptions)
     if ended.exit_code != 0:
         raise ChildFailed(f"the budgets could not be turned into steps: {_reason(ended)}")
     return [
-        Resolved(experiment=experiment_from(one["experiment"], files_allowed=True), measured=one["measured"])
+        Resolved(
+            experiment=experiment_from(one["experiment"], files_allowed=True),
+            measured=one["measured"],
+            held=one["held"],
+        )
         for one in json.loads(ended.output)
     ]
 
@@ -295,10 +331,13 @@ class LocalEngine:
     def __init__(self, supervisor: Supervisor, folder: StudyFolder, options: RunOptions) -> None:
         self._supervisor, self._folder, self._options = supervisor, folder, options
         self._slots = slots(options)
+        self._options = replace(options, threads=threads_of_each(options, len(self._slots)))
+        self._failed_before: dict[str, tuple[int, int] | None] = {}
 
     def run(self, cells: Sequence[FrozenCell], started: Started) -> Iterator[Finished]:
         """As `Engine.run`. What another worker holds is tried again once the rest is done."""
-        with Leases(self._folder.path, on_loss=self._supervisor.end) as leases:
+        self._failed_before = {cell.run_id: self._failure(cell) for cell in cells}
+        with Leases(self._folder.path, on_loss=self._supervisor.dismiss) as leases:
             held = {}
             for finished in self._round(cells, started, leases, {}):
                 if finished.leased_by:
@@ -322,6 +361,7 @@ class LocalEngine:
             try:
                 while not stopped.is_set():
                     cell = todo.get_nowait()
+                    cell.open(self._folder.run(cell.run_id))
                     holder = leases.take(cell.run_id, abandoned.get(cell.run_id))
                     if holder is not None:
                         done.put(Finished(cell, None, holder.who))
@@ -340,26 +380,29 @@ class LocalEngine:
         threads = [threading.Thread(target=work, args=[devices], daemon=True) for devices in self._slots]
         for thread in threads:
             thread.start()
-        working, failure = len(threads), None
+        working = len(threads)
         try:
             while working:
                 end = done.get()
                 if end is None:
                     working -= 1
                 elif isinstance(end, BaseException):
-                    failure = failure or end
-                    stopped.set()
+                    raise end
                 else:
                     yield end
-            if failure is not None:
-                raise failure
         finally:
-            stopped.set()  # whoever reads no further wants no further cell
+            # Whoever reads no further wants no further cell, and not to wait hours for those that run.
+            stopped.set()
+            if working:
+                self._supervisor.dismiss_all()
             for thread in threads:
                 thread.join()
 
     def _one(self, cell: FrozenCell, started: Started, devices: str | None) -> Finished:
-        there = self._folder.run(cell.run_id).result()
+        run = self._folder.run(cell.run_id)
+        there = run.result()
+        if there is None and self._failure(cell) != self._failed_before[cell.run_id]:
+            there = _record_of(run)  # it has had its try in this round of the study
         if there is not None:  # another worker was faster
             return Finished(cell, there)
         started(cell)
@@ -367,7 +410,17 @@ class LocalEngine:
             record = run_cell(self._supervisor, cell, self._folder, self._options, devices)
         except Refused:
             return Finished(cell, None)
+        except Dismissed:
+            return Finished(cell, None, "another worker, which took this one for dead")
         return Finished(cell, record)
+
+    def _failure(self, cell: FrozenCell) -> tuple[int, int] | None:
+        """Which attempt's record is there; a record is always a new file."""
+        try:
+            there = os.stat(self._folder.run(cell.run_id).record_path)
+        except OSError:
+            return None
+        return there.st_ino, there.st_mtime_ns
 
 
 def slots(options: RunOptions) -> list[str | None]:
@@ -386,6 +439,13 @@ def slots(options: RunOptions) -> list[str | None]:
     if options.threads is None:
         return [None]
     return [None] * max(1, available_cores() // (options.threads * options.devices))
+
+
+def threads_of_each(options: RunOptions, slots: int) -> int | None:
+    """Cores are shared out among cells that run side by side, unless the user said how many each has."""
+    if options.threads is not None or slots == 1:
+        return options.threads
+    return max(1, available_cores() // (slots * options.devices))
 
 
 def run_cell(

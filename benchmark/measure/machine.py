@@ -192,6 +192,18 @@ def container_memory_bytes(root: Path = _ROOT) -> int | None:
     return min(limits, default=None)
 
 
+def out_of_memory_kills(root: Path = _ROOT) -> int:
+    """How many processes of the container the kernel has killed for its memory; it only grows."""
+    kills = 0
+    for folder in _cgroups(root, "memory"):
+        for name in ("memory.events", "memory.oom_control"):
+            for line in _text(folder / name).split("\n"):
+                field, _, value = line.partition(" ")
+                if field == "oom_kill" and value.strip().isdecimal():
+                    kills += int(value)
+    return kills
+
+
 class _Counters(NamedTuple):
     """What only grows; None where it is not there."""
 

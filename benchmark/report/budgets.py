@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.record import TrainRecord
 from benchmark.request import TOLERANCE
+from tasks import VALIDATION
 
 if TYPE_CHECKING:
     from benchmark.report.comparison import Cell, Group
@@ -36,101 +39,122 @@ def _value(record: TrainRecord, match: str) -> float | None:
     return record.operations_per_step * record.steps
 
 
-def broken_match(cell: Cell, reference: Cell, match: str) -> str:
-    """Why a row is not what its match promises; empty where it is, or has not ended.
+def broken_match(cell: Cell, match: str) -> str:
+    """Why a row is not what its match promises; empty where it is, has not ended, or is the reference.
 
     Seconds are what they were on the day, and are reported; what they were matched by is the number of steps.
     """
-    if match not in ("parameters", "flops"):
+    if match not in ("parameters", "flops") or cell.held is None or not cell.done:
         return ""
-    mine, theirs = quantity(cell.done, match), quantity(reference.done, match)
-    if mine is None or theirs is None:
-        return f"its {QUANTITIES[match]} are not known" if cell.done and reference.done else ""
-    off = mine / theirs - 1
+    mine = quantity(cell.done, match)
+    if mine is None:
+        return f"its {QUANTITIES[match]} are not known"
+    off = mine / cell.held - 1
     if abs(off) <= TOLERANCE:
         return ""
-    return f"its {QUANTITIES[match]} are {off:+.1%} off those of {reference.model}"
+    return f"its {QUANTITIES[match]} are {off:+.1%} off what it is matched to"
+
+
+def _reference(cell: Cell, group: Group) -> Cell | None:
+    """What a row is matched to: the first reference on the same data; None where there is no row of it."""
+    data = {name: value for name, value in cell.settings.items() if name.startswith(("data.", "task."))}
+    for other in group.cells:
+        if other.held is None and all(other.settings.get(name) == value for name, value in data.items()):
+            return other
+    return None
 
 
 def match_lines(group: Group) -> list[str]:
     """For the heading of a table: what is matched, how well, and how far the rest lies apart."""
     match = group.conditions.match
-    if not match or not group.cells:
+    pairs = [
+        (cell, reference)
+        for cell in group.cells
+        if cell.held is not None and (reference := _reference(cell, group)) is not None
+    ]
+    if not match or not pairs:
         return []
-    reference = group.cells[0]
-    others = [cell for cell in group.cells[1:] if cell.done]
+    first = pairs[0][1].model
     parts = []
     for name, words in QUANTITIES.items():
-        ratios = [
-            mine / theirs
-            for cell in others
-            if (mine := quantity(cell.done, name)) and (theirs := quantity(reference.done, name))
-        ]
+        ratios = [ratio for cell, reference in pairs if (ratio := _ratio(cell, reference, name)) is not None]
         if not ratios:
             parts.append((name, f"{words} not known"))
         elif name == match:
-            worst = max(abs(ratio - 1) for ratio in ratios)
-            parts.append((name, f"{words}, within {worst:.1%} of {reference.model}"))
+            low, high = min(ratios) - 1, max(ratios) - 1
+            span = f"{low:+.1%}" if f"{low:.1%}" == f"{high:.1%}" else f"{low:+.1%} to {high:+.1%}"
+            parts.append((name, f"{words} ({span} against {first})"))
         else:
             low, high = min(ratios), max(ratios)
             span = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-            parts.append((name, f"{words} ({span} times those of {reference.model})"))
+            parts.append((name, f"{words} ({span} times those of {first})"))
     held = [text for name, text in parts if name == match]
     rest = [text for name, text in parts if name != match]
     return [f"held equal: {held[0]}", f"not held equal: {'; '.join(rest)}"]
 
 
+def _ratio(cell: Cell, reference: Cell | None, name: str) -> float | None:
+    mine = quantity(cell.done, name)
+    theirs = None if reference is None else quantity(reference.done, name)
+    return mine / theirs if mine and theirs else None
+
+
 def ranking_remarks(every: Sequence[Group]) -> list[str]:
     """Where the order of two models depends on what is held equal; by means, which are no test."""
-    remarks = []
     by_data: dict[Any, list[Group]] = {}
     for group in every:
-        conditions = group.conditions
-        if conditions.match:
-            key = (conditions.task, conditions.task_settings, conditions.device, conditions.precision)
-            by_data.setdefault(key, []).append(group)
+        if group.conditions.match:
+            by_data.setdefault(replace(group.conditions, match="", signatures=()), []).append(group)
+    remarks = []
     for groups_of_data in by_data.values():
-        if len(groups_of_data) < 2:
-            continue
-        split_and_metrics = [key for key in groups_of_data[0].scored if key[0] != "validation"][:1]
-        for split, metric in split_and_metrics:
-            remarks += _flips(groups_of_data, split, metric)
+        same: dict[tuple[str, ...], list[str]] = {}
+        for split, metric in groups_of_data[0].scored:
+            means = _means(groups_of_data, split, metric)
+            if split == VALIDATION or len(means) < 2:
+                continue
+            flips = _flips(means)
+            remarks += [f"ranking by {split} {metric} flips with what is held equal: {one}" for one in flips]
+            if not flips:
+                same.setdefault(tuple(means), []).append(f"{split} {metric}")
+        remarks += [
+            f"ranking by {', '.join(scores)} is the same at equal {', '.join(held)}"
+            for held, scores in same.items()
+        ]
     return remarks
 
 
-def _flips(every: Sequence[Group], split: str, metric: str) -> list[str]:
+def _means(every: Sequence[Group], split: str, metric: str) -> dict[str, dict[str, float]]:
+    """By match and model; what was run with several settings has no single mean."""
     means: dict[str, dict[str, float]] = {}
     for group in every:
-        for cell in group.cells:
+        for cell in group.comparable:
             score = cell.score(split, metric)
-            if score is not None and not cell.invalid and not cell.settings:
+            if score is not None and not cell.settings:
                 means.setdefault(group.conditions.match, {})[cell.model] = score.mean
-    if len(means) < 2:
-        return []
-    models = list(next(iter(means.values())))
+    return means
+
+
+def _flips(means: Mapping[str, Mapping[str, float]]) -> list[str]:
+    models = list(dict.fromkeys(model for scores in means.values() for model in scores))
     flips = []
-    for index, first in enumerate(models):
-        for second in models[index + 1 :]:
-            ahead: dict[str, list[str]] = {}
-            for match, scores in means.items():
-                if first in scores and second in scores and scores[first] != scores[second]:
-                    ahead.setdefault(first if scores[first] > scores[second] else second, []).append(match)
-            if len(ahead) == 2:
-                said = "; ".join(
-                    f"{model} leads at equal {' and '.join(matches)}" for model, matches in ahead.items()
-                )
-                flips.append(f"ranking by {split} {metric} flips with what is held equal: {said}")
-    if flips:
-        return flips
-    return [f"ranking by {split} {metric} is the same at equal {', '.join(means)}"]
+    for first, second in itertools.combinations(models, 2):
+        ahead: dict[str, list[str]] = {}
+        for match, scores in means.items():
+            if first in scores and second in scores and scores[first] != scores[second]:
+                ahead.setdefault(first if scores[first] > scores[second] else second, []).append(match)
+        if len(ahead) == 2:
+            flips.append(
+                "; ".join(f"{model} leads at equal {' and '.join(held)}" for model, held in ahead.items())
+            )
+    return flips
 
 
 def budget_rows(every: Sequence[Group]) -> list[dict[str, Any]]:
     """What each row cost, flat: equal names in each, None where nothing was measured."""
     rows = []
     for number, group in enumerate(every, start=1):
-        reference = group.cells[0] if group.cells else None
         for cell in group.cells:
+            reference = _reference(cell, group)
             row: dict[str, Any] = {
                 "table": number,
                 "match": group.conditions.match or None,
@@ -140,11 +164,9 @@ def budget_rows(every: Sequence[Group]) -> list[dict[str, Any]]:
                 "steps": cell.median("steps"),
             }
             for name, words in QUANTITIES.items():
-                mine = quantity(cell.done, name)
-                theirs = quantity(reference.done, name) if reference is not None else None
                 column = words.replace(" ", "_")
-                row[column] = mine
-                row[f"{column}_ratio_to_first"] = mine / theirs if mine and theirs else None
+                row[column] = quantity(cell.done, name)
+                row[f"{column}_ratio_to_reference"] = _ratio(cell, reference, name)
             row["invalid"] = cell.invalid or None
             rows.append(row)
     return rows

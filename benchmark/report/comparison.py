@@ -8,7 +8,7 @@ more than the model.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,11 @@ TIMINGS = (
     "train_seconds",
 )
 MEDIANS = ("parameters", "body_parameters", "steps", "validation_loss", *TIMINGS)
+
+
+Matches = Mapping[str, Mapping[str, float | None]]
+"""By run: the matches that it is a cell of, each with how much its reference has of what is held equal; None
+for the reference. A run that is in no match stands for itself."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -57,6 +62,8 @@ class Cell:
     done: tuple[TrainRecord, ...]
     failed: tuple[TrainRecord, ...]
     diverged: tuple[TrainRecord, ...]
+    held: float | None = None
+    """How much what it is matched to has of what the match holds equal; None for that itself."""
     invalid: str = ""
     """Why the row is not what its match promises, and so takes part in no comparison; empty where it does."""
 
@@ -133,18 +140,22 @@ class Group:
 def groups(
     records: Iterable[TrainRecord],
     model_order: Sequence[str] = (),
-    matches: Mapping[str, Sequence[str]] | None = None,
+    matches: Matches | None = None,
 ) -> list[Group]:
     """The tables of a study, each with its rows; models in `model_order`, others after it by name.
 
-    `matches` has the matches that a run is a cell of: a run of several is in the table of each.
+    A run that is a cell of several `matches` is in the table of each.
     """
     every = sorted(records, key=lambda r: (r.seed, r.run_id))
     by_conditions: dict[Conditions, list[TrainRecord]] = {}
+    known: dict[tuple[Any, ...], Conditions] = {}
+    unmatched = {"": None}
     for record in every:
-        for match in (matches or {}).get(record.run_id, ("",)):
-            conditions = replace(_conditions(record), match=match)
-            by_conditions.setdefault(conditions, []).append(record)
+        for match in (matches or {}).get(record.run_id, unmatched):
+            key = (match, *_what_decides(record))
+            if key not in known:
+                known[key] = replace(_conditions(record), match=match)
+            by_conditions.setdefault(known[key], []).append(record)
     for conditions in sorted(by_conditions):
         if conditions.signatures:
             continue
@@ -158,25 +169,29 @@ def groups(
     by_match: dict[str, list[TrainRecord]] = {}
     for conditions, found in by_conditions.items():
         by_match.setdefault(conditions.match, []).extend(found)
-    varying = {match: _varying(found) for match, found in by_match.items()}
+    fields = _Fields()
+    varying = {match: fields.varying(found) for match, found in by_match.items()}
     return [
         _checked(
             Group(
                 conditions=conditions,
-                cells=_cells(by_conditions[conditions], varying[conditions.match], model_order),
-            )
+                cells=_cells(by_conditions[conditions], fields, varying[conditions.match], model_order),
+            ),
+            matches or {},
         )
         for conditions in sorted(by_conditions)
     ]
 
 
-def _checked(group: Group) -> Group:
-    """With every row that breaks the match marked; what the others are matched to is the first."""
-    cells = tuple(
-        replace(cell, invalid=broken_match(cell, group.cells[0], group.conditions.match))
-        for cell in group.cells
-    )
-    return replace(group, cells=cells)
+def _checked(group: Group, matches: Matches) -> Group:
+    """With every row that breaks the match marked."""
+    match = group.conditions.match
+    cells = []
+    for cell in group.cells:
+        held = matches.get(cell.records[0].run_id, {}).get(match)
+        cell = replace(cell, held=held)
+        cells.append(replace(cell, invalid=broken_match(cell, match)))
+    return replace(group, cells=tuple(cells))
 
 
 def group_titles(study: str, every: Sequence[Group]) -> list[str]:
@@ -196,7 +211,7 @@ def group_titles(study: str, every: Sequence[Group]) -> list[str]:
 def rows(
     records: Iterable[TrainRecord],
     model_order: Sequence[str] = (),
-    matches: Mapping[str, Sequence[str]] | None = None,
+    matches: Matches | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of all tables at full precision, flat: equal names in each, None where nothing was measured.
 
@@ -272,6 +287,18 @@ def speed_rows(records: Iterable[SpeedRecord]) -> list[dict[str, Any]]:
     ]
 
 
+def _what_decides(record: TrainRecord) -> tuple[Any, ...]:
+    """Equal only where the conditions are."""
+    return (
+        record.task_preset or record.task_name,
+        record.task_version,
+        record.task_fingerprint,
+        id(record.experiment.get("task")),
+        id(record.provenance),
+        tuple((score.metric, score.signature) for score in record.scores),
+    )
+
+
 def _conditions(record: TrainRecord) -> Conditions:
     provenance = record.provenance
     return Conditions(
@@ -289,41 +316,65 @@ def _conditions(record: TrainRecord) -> Conditions:
     )
 
 
-def _row_fields(record: TrainRecord) -> dict[str, Any]:
-    fields = flattened(record.experiment)
-    fields["model.version"] = record.model_version
-    return {
-        name: value
-        for name, value in fields.items()
-        # the seed is what a row is over; the task and the precision head the table
-        if name != "seed" and not name.startswith("task.") and name != "training.precision"
-    }
+class _Fields:
+    """The fields of runs by dotted name, found once for what many runs have in common."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, int], tuple[Any, dict[str, Any]]] = {}
+
+    def part(self, name: str, value: Any) -> dict[str, Any]:
+        """Of one section of an experiment."""
+        known = self._parts.get((name, id(value)))
+        if known is None:
+            known = self._parts[name, id(value)] = value, flattened({name: value})
+        return known[1]
+
+    def values(self, record: TrainRecord, names: Sequence[str]) -> dict[str, Any]:
+        """None for a field that the run lacks."""
+        parts = _parts(record)
+        found = {}
+        for name in names:
+            section = name if name in parts else name.partition(".")[0]
+            found[name] = self.part(section, parts[section]).get(name) if section in parts else None
+        return found
+
+    def varying(self, records: Sequence[TrainRecord]) -> dict[str, list[str]]:
+        """By model, the fields in which its runs differ; a field that a run lacks counts as none."""
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for record in records:
+            runs.setdefault(record.model_preset, []).append(_parts(record))
+        return {model: list(self._varying(mine)) for model, mine in runs.items()}
+
+    def _varying(self, runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        for section in dict.fromkeys(name for parts in runs for name in parts):
+            different = {id(parts.get(section)): parts.get(section) for parts in runs}
+            fields = [self.part(section, value) for value in different.values()]
+            for name in dict.fromkeys(name for one in fields for name in one):
+                if (
+                    len({canonical_json(one.get(name)) for one in fields}) > 1
+                    and name != "training.precision"
+                ):
+                    yield name
 
 
-def _varying(records: Sequence[TrainRecord]) -> dict[str, list[str]]:
-    """By model, the fields in which its runs differ; a field that a run lacks counts as none."""
-    fields: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        fields.setdefault(record.model_preset, []).append(_row_fields(record))
-    return {
-        model: [
-            name
-            for name in dict.fromkeys(name for run in runs for name in run)
-            if len({canonical_json(run.get(name)) for run in runs}) > 1
-        ]
-        for model, runs in fields.items()
-    }
+def _parts(record: TrainRecord) -> dict[str, Any]:
+    """Sections of an experiment that make a row: the seed is what a row is over, the task heads the table."""
+    parts = {name: part for name, part in record.experiment.items() if name not in ("seed", "task")}
+    parts["model.version"] = record.model_version
+    return parts
 
 
 def _cells(
-    records: Sequence[TrainRecord], varying: Mapping[str, Sequence[str]], model_order: Sequence[str]
+    records: Sequence[TrainRecord],
+    fields: _Fields,
+    varying: Mapping[str, Sequence[str]],
+    model_order: Sequence[str],
 ) -> tuple[Cell, ...]:
     by_cell: dict[tuple[str, str], list[TrainRecord]] = {}
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for record in records:
-        fields = _row_fields(record)
-        mine = {name: fields.get(name) for name in varying[record.model_preset]}
-        key = (record.model_preset, canonical_json(mine))
+        mine = fields.values(record, varying[record.model_preset])
+        key = (record.model_preset, canonical_json(mine) if mine else "")
         settings[key] = mine
         by_cell.setdefault(key, []).append(record)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmark.config import varying_fields
@@ -10,80 +9,67 @@ from benchmark.record import TrainRecord
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, without_spread
 from benchmark.report.study_results import StudyResults
-from benchmark.search import best_trial
 from tasks import VALIDATION
 
-
-def _by_model(trials: Iterable[TrainRecord]) -> dict[tuple[str, str], list[TrainRecord]]:
-    found: dict[tuple[str, str], list[TrainRecord]] = {}
-    for record in trials:
-        found.setdefault((record.model_preset, record.task_preset), []).append(record)
-    return found
+NOTE = (
+    "Search: equally many trials for each model, over its own space; the first is the recipe as the "
+    "preset has it. The lowest validation loss is chosen; no test split was looked at."
+)
 
 
-def search_rows(trials: Sequence[TrainRecord]) -> list[dict[str, Any]]:
+def search_rows(study: StudyResults) -> list[dict[str, Any]]:
     """The trials, flat: equal names in each, None where nothing was measured."""
+    by_model: dict[tuple[str, str], list[TrainRecord]] = {}
+    for record in study.trials:
+        by_model.setdefault((record.model_preset, record.task_preset), []).append(record)
+    metrics = _metrics(study)
     rows = []
-    for (model, task), mine in _by_model(trials).items():
-        best = best_trial(mine)
-        for number, (record, settings) in enumerate(
-            zip(mine, varying_fields(one.experiment for one in mine), strict=True), start=1
-        ):
+    for (model, task), trials in by_model.items():
+        for record, settings in zip(trials, varying_fields(one.experiment for one in trials), strict=True):
+            scores = {score.metric: score.value for score in record.scores if score.split == VALIDATION}
             rows.append(
                 {
                     "model": model,
                     "task": task,
-                    "trial": number,
+                    "trial": study.trial_numbers[record.run_id],
                     "settings": " ".join(f"{name}={value}" for name, value in settings.items()),
                     "status": record.status,
                     "steps": record.steps,
                     "validation_loss": record.validation_loss,
-                    "chosen": record is best,
+                    **{f"{VALIDATION}_{metric}": scores.get(metric) for metric in metrics},
+                    "chosen": record.run_id in study.chosen,
                     "run_id": record.run_id,
                 }
             )
     return rows
 
 
+def _metrics(study: StudyResults) -> list[str]:
+    scores = (score for record in study.trials for score in record.scores)
+    return list(dict.fromkeys(score.metric for score in scores if score.split == VALIDATION))
+
+
 def search_tables(study: StudyResults) -> list[Table]:
     """One table of all trials; none for a study without a search."""
-    if not study.trials:
+    rows, metrics = search_rows(study), _metrics(study)
+    if not rows:
         return []
-    metrics = list(
-        dict.fromkeys(
-            score.metric
-            for record in study.trials
-            for score in record.scores[:1]
-            if score.split == VALIDATION
-        )
-    )
     lines = []
-    for (model, task), mine in _by_model(study.trials).items():
-        best = best_trial(mine)
-        for number, (record, settings) in enumerate(
-            zip(mine, varying_fields(one.experiment for one in mine), strict=True), start=1
-        ):
-            scores = {score.metric: score.value for score in record.scores if score.split == VALIDATION}
-            lines.append(
-                [
-                    model,
-                    task,
-                    " ".join(f"{name.rpartition('.')[2]}={value}" for name, value in settings.items()),
-                    str(number),
-                    record.status,
-                    NOT_MEASURED if record.steps is None else count(record.steps),
-                    NOT_MEASURED if record.validation_loss is None else f"{record.validation_loss:.3f}",
-                    *(
-                        without_spread(scores[metric]) if metric in scores else NOT_MEASURED
-                        for metric in metrics
-                    ),
-                    "chosen" if record is best else "",
-                ]
-            )
-    note = (
-        "Search: equally many trials for each model, over its own space; the first is the recipe as the "
-        "preset has it. The lowest validation loss is chosen; no test split was looked at."
-    )
+    for row in rows:
+        loss, scores = row["validation_loss"], [row[f"{VALIDATION}_{metric}"] for metric in metrics]
+        lines.append(
+            [
+                row["model"],
+                row["task"],
+                " ".join(map(_short, row["settings"].split())),
+                str(row["trial"]),
+                row["status"],
+                NOT_MEASURED if row["steps"] is None else count(row["steps"]),
+                NOT_MEASURED if loss is None else f"{loss:.3f}",
+                *(NOT_MEASURED if score is None else without_spread(score) for score in scores),
+                "chosen" if row["chosen"] else "",
+            ]
+        )
     return [
         Table(
             title=f"{study.name}: search",
@@ -91,7 +77,7 @@ def search_tables(study: StudyResults) -> list[Table]:
             columns=[
                 Column(title=("model",), is_text=True),
                 Column(title=("task",), is_text=True),
-                Column(title=("settings",), is_text=True, note=note),
+                Column(title=("settings",), is_text=True, note=NOTE),
                 Column(title=("trial",)),
                 Column(title=("status",), is_text=True),
                 Column(title=("steps",)),
@@ -103,3 +89,9 @@ def search_tables(study: StudyResults) -> list[Table]:
             labels=3,
         )
     ]
+
+
+def _short(setting: str) -> str:
+    """`learning_rate=0.1` of `training.learning_rate=0.1`."""
+    name, _, value = setting.partition("=")
+    return f"{name.rpartition('.')[2]}={value}"

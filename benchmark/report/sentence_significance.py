@@ -27,7 +27,7 @@ from benchmark.measure.resampling import (
 )
 from benchmark.measure.significance import LEVEL
 from benchmark.record import TrainRecord
-from benchmark.report.comparison import Cell, Group, group_titles, groups
+from benchmark.report.comparison import Cell, Group, group_titles
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, with_half_width
 from benchmark.report.significance import Pair, families, p_text, row_name, score_name, untested_because
@@ -90,7 +90,7 @@ def compare_sentences(
     Raises:
         UserError: a task cannot give its references.
     """
-    every = groups(study.train_records, study.model_order, study.matches)
+    every = study.groups
     outputs = _Outputs(study_folder, References(study_folder, data_directory, trust_code=trust_code))
     todo = [
         (number, *key, pair)
@@ -200,7 +200,7 @@ def _compared(table: int, split: str, metric: str, pair: Pair, outputs: _Outputs
 
 def sentence_tables(study: StudyResults, found: SentenceSignificance) -> list[Table]:
     """A table for each group that has a pair with output."""
-    titles = group_titles(study.name, groups(study.train_records, study.model_order, study.matches))
+    titles = group_titles(study.name, study.groups)
     result = []
     for number, title in enumerate(titles, start=1):
         mine = [one for one in found.comparisons if one.table == number and one.seeds]

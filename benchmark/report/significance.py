@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from benchmark.measure.significance import (
     seeds_to_decide,
 )
 from benchmark.record import TrainRecord
-from benchmark.report.comparison import Cell, Group, groups
+from benchmark.report.comparison import Cell, Group, Matches, groups
 from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, with_half_width, without_spread
 from tasks import VALIDATION
@@ -251,7 +251,7 @@ def p_text(p: float) -> str:
 def significance_rows(
     records: Iterable[TrainRecord],
     model_order: Sequence[str] = (),
-    matches: Mapping[str, Sequence[str]] | None = None,
+    matches: Matches | None = None,
 ) -> list[dict[str, Any]]:
     """All pairs at full precision, flat, None where seeds are too few; `table` is that of their rows."""
     return [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmark.config import UserError, load_yaml
+from benchmark.config import UserError
 from benchmark.record import SpeedRecord, TrainRecord
-from benchmark.store import StudyFolder
+from benchmark.report.comparison import Group, Matches, groups
+from benchmark.store import StudyFolder, load_study_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +30,28 @@ class StudyResults:
     """Models as the study names them."""
     trials: tuple[TrainRecord, ...] = ()
     """Of the search, in its order; they are no part of the comparison."""
-    matches: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By run: the matches that it is a cell of; one that is in none stands for itself."""
+    trial_numbers: Mapping[str, int] = field(default_factory=dict)
+    """By run of a trial."""
+    chosen: frozenset[str] = frozenset()
+    """The trials that the search has chosen."""
+    matches: Matches = field(default_factory=dict)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The tables of its runs."""
+        return groups(self.train_records, self.model_order, self.matches)
 
 
-def load_study(folder: Path) -> StudyResults:
-    """Everything that can be read in a study's folder.
+def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
+    """Everything that can be read in a study's folder; `known` is that folder where it was read before.
 
     Raises:
         UserError: there is no such folder, or its `study.yaml` cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such study")
-    document = load_yaml(folder / "study.yaml") if (folder / "study.yaml").exists() else {}
-    study = StudyFolder(folder.resolve().parent, folder.resolve().name)
+    document = load_study_yaml(folder / "study.yaml") if (folder / "study.yaml").exists() else {}
+    study = known or StudyFolder(folder.resolve().parent, folder.resolve().name)
     contents = study.contents()
     cells = _cells(document)
     # the name inside the study, so that a report does not depend on where the study lies
@@ -49,10 +59,11 @@ def load_study(folder: Path) -> StudyResults:
     there = {path.parent.name for path in folder.glob("runs/*/record.json")}
     trained = {r.run_id: r for r in contents.records if isinstance(r, TrainRecord)}
     trials = [cell.run_id for cell in cells if cell.trial is not None]
-    matches: dict[str, tuple[str, ...]] = {}
+    matches: dict[str, dict[str, float | None]] = {}
     for cell in cells:
         if cell.match is not None:
-            matches[cell.run_id] = (*matches.get(cell.run_id, ()), cell.match)
+            matches.setdefault(cell.run_id, {})[cell.match] = cell.held
+    chosen = document.get("chosen")
     return StudyResults(
         name=study.name,
         train_records=tuple(r for r in trained.values() if r.run_id not in set(trials)),
@@ -61,6 +72,12 @@ def load_study(folder: Path) -> StudyResults:
         missing=tuple({cell.run_id: cell.label for cell in cells if cell.run_id not in there}.values()),
         model_order=tuple(dict.fromkeys(cell.model for cell in cells)),
         trials=tuple(trained[run_id] for run_id in trials if run_id in trained),
+        trial_numbers={cell.run_id: cell.trial for cell in cells if cell.trial is not None},
+        chosen=frozenset(
+            str(one.get("run_id"))
+            for one in (chosen if isinstance(chosen, list) else [])
+            if isinstance(one, Mapping)
+        ),
         matches=matches,
     )
 
@@ -70,6 +87,7 @@ class _Cell(NamedTuple):
     model: str
     seed: Any
     match: str | None
+    held: float | None
     trial: int | None
 
     @property
@@ -85,13 +103,14 @@ def _cells(document: Mapping[str, Any]) -> list[_Cell]:
     for cell in stored if isinstance(stored, list) else []:
         experiment = cell.get("experiment") if isinstance(cell, Mapping) else None
         if isinstance(experiment, Mapping):
-            match, trial = cell.get("match"), cell.get("trial")
+            match, held, trial = cell.get("match"), cell.get("held"), cell.get("trial")
             result.append(
                 _Cell(
                     run_id=str(cell.get("run_id")),
                     model=str(cell.get("model")),
                     seed=experiment.get("seed"),
                     match=match if isinstance(match, str) else None,
+                    held=float(held) if isinstance(held, int | float) else None,
                     trial=trial if isinstance(trial, int) else None,
                 )
             )

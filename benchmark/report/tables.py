@@ -12,7 +12,7 @@ from benchmark.measure.significance import Summary
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import match_lines, ranking_remarks
 from benchmark.report.checklist import checklist
-from benchmark.report.comparison import Cell, Group, group_titles, groups
+from benchmark.report.comparison import Cell, Group, group_titles
 from benchmark.report.escaping import for_markdown, for_terminal
 from benchmark.report.layout import (
     METRIC_TITLES,
@@ -52,7 +52,7 @@ def tables(study: StudyResults) -> list[Table]:
     """The tables of a study: its runs, one table for each set of conditions; which of their differences
     are significant; its speed records.
     """
-    train_groups = groups(study.train_records, study.model_order, study.matches)
+    train_groups = study.groups
     titles = group_titles(study.name, train_groups)
     return [
         *search_tables(study),
@@ -73,7 +73,7 @@ def study_remarks(study: StudyResults) -> list[str]:
     for record in study.speed_records:
         if record.status != "done":
             remarks.append(f"{record.status}: speed, run {record.run_id}: {record.failure}")
-    remarks += ranking_remarks(groups(study.train_records, study.model_order, study.matches))
+    remarks += ranking_remarks(study.groups)
     if study.missing:
         names = ", ".join(study.missing[:6]) + (", ..." if len(study.missing) > 6 else "")
         remarks.append(f"missing: {_plural(len(study.missing), 'run')} of the study: {names}")

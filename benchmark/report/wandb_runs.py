@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmark.config import TrainingConfig, UserError, checked
 from benchmark.history import Steps, rows_of_record, summary
-from benchmark.record import TrainRecord
+from benchmark.record import TrainRecord, read_record
 from benchmark.report.study_results import load_study
 from benchmark.tracking import Mode, or_offline, run_directory, start_run
 
@@ -29,7 +29,9 @@ def log_runs(study_folder: Path, mode: Mode) -> tuple[int, int]:
     study = load_study(study_folder)
     directory = run_directory(study_folder)
     logged = there = 0
-    for record in (*study.trials, *study.train_records):
+    for one in (*study.trials, *study.train_records):
+        record = read_record(study_folder / "runs" / one.run_id / "record.json")  # with its curve
+        assert isinstance(record, TrainRecord)
         if any(directory.glob(f"wandb/*run-*-{record.run_id}")) or not _log(
             record, study_folder, directory, mode
         ):

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmark.record import record_bytes
 from benchmark.report.budgets import budget_rows
-from benchmark.report.comparison import groups, rows, speed_rows
+from benchmark.report.comparison import rows, speed_rows
 from benchmark.report.search import search_rows
 from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import StudyResults, load_study
@@ -36,8 +36,8 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
     tables = {
         "comparison": rows(study.train_records, study.model_order, study.matches),
         "significance": significance_rows(study.train_records, study.model_order, study.matches),
-        "budget": budget_rows(groups(study.train_records, study.model_order, study.matches)),
-        "search": search_rows(study.trials),
+        "budget": budget_rows(study.groups),
+        "search": search_rows(study),
         "speed": speed_rows(study.speed_records),
     }
     tables = {name: table for name, table in tables.items() if table}

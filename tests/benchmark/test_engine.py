@@ -10,10 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from benchmark.config import ROOT, RunOptions
+from benchmark.engines import local
+from benchmark.engines.child import failed_record
 from benchmark.engines.local import child_environment
 from benchmark.record import read_record
+from benchmark.request import request_from
+from benchmark.store import StudyFolder
+from benchmark.study import Resolved, make, remaining
 
 STUB = Path(__file__).parent / "stub_trainer"
 REQUEST = [
@@ -173,7 +179,7 @@ def test_workers_on_one_folder_run_each_cell_once(tmp_path):
     assert 0 in codes
     for code, said in zip(codes, ends, strict=True):
         assert (
-            " is run by process " in said or " is being measured by " in said or "no other worker" in said
+            " is run by process " in said or "measured by another" in said or "no other worker" in said
         ) == (code == 75)
     assert starts(tmp_path) == dict.fromkeys(starts(tmp_path), 1)
     assert len(starts(tmp_path)) == 6
@@ -201,6 +207,91 @@ def test_the_cell_of_a_worker_that_was_killed_is_taken_by_another(tmp_path):
     assert sorted(starts(tmp_path).values()) == [1, 2]
 
 
+def resolve(asked):
+    return [Resolved(experiment=one.experiment) for one in asked]
+
+
+@pytest.fixture
+def two_cells(tmp_path):
+    folder = StudyFolder(tmp_path, "s")
+    folder.prepare()
+    made = make(request_from([*REQUEST[:2], *STEPS, "seed=0,1"]), folder, resolve)
+    return folder, remaining(made.cells, folder)
+
+
+def test_a_cell_that_failed_in_another_worker_meanwhile_has_had_its_try(two_cells, monkeypatch):
+    folder, cells = two_cells
+    options = RunOptions(results=folder.results, data_directory=folder.results, device="cpu")
+    for cell in cells:  # of an earlier start, which gives both another try
+        folder.run(cell.run_id).write_record(failed_record(cell.experiment, options, "before"))
+    ran = []
+
+    def run_cell(supervisor, cell, *_):
+        ran.append(cell.run_id)
+        other = cells[1]
+        folder.run(other.run_id).write_record(failed_record(other.experiment, options, "in another worker"))
+        return failed_record(cell.experiment, options, "here")
+
+    monkeypatch.setattr(local, "run_cell", run_cell)
+    engine = local.LocalEngine(local.Supervisor(), folder, options)
+    ends = list(engine.run(cells, lambda cell: None))
+    assert ran == [cells[0].run_id]
+    assert [end.record.failure for end in ends] == ["here", "in another worker"]
+
+
+def test_a_run_whose_lease_was_taken_ends_without_a_record(tmp_path):
+    process = command(tmp_path, {0: "sleep"}, "seed=0")
+    _wait(lambda: list(tmp_path.glob("s/runs/*/sleeping")))
+    lease = next(tmp_path.glob("s/runs/*/lease.json"))
+    forged = json.loads(lease.read_text())
+    forged["holder"]["token"] = "of a worker that took this one for dead"
+    lease.write_text(json.dumps(forged))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "is run by process" in said
+    assert records(tmp_path) == {}
+    assert json.loads(lease.read_text()) == forged
+
+
+def test_a_signal_is_heard_while_another_worker_makes_the_study(tmp_path):
+    (tmp_path / "s").mkdir()
+    with FileLock(tmp_path / "s" / ".study.lock"):
+        process = command(tmp_path, {}, "seed=0")
+        assert process.stderr.readline() == "seqbench: wandb is disabled (as asked)\n"
+        time.sleep(1.0)
+        assert process.poll() is None, "it waits"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "goes on where it stopped" in said and "Traceback" not in said
+
+
+@pytest.mark.skipif(local.available_cores() < 2, reason="needs two cores for two cells at once")
+def test_the_first_failure_ends_the_runs_beside_it(tmp_path):
+    process = command(tmp_path, {0: "sleep", 1: "raise"}, "seed=0,1,2", "--threads", "1", "--fail-fast")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 3, said
+    assert list(records(tmp_path)) == [1], "what was cut off can go on, and is no failure"
+    sleeping = int(next(tmp_path.glob("s/runs/*/sleeping")).read_text())
+    _wait(lambda: not _alive(sleeping), 10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_a_child_whose_parent_died_before_it_could_watch_ends(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
+    dead.wait()
+    code = (
+        "import os, time; from benchmark.engines.child import die_with_parent; die_with_parent();"
+        "assert 'SEQBENCH_PARENT' not in os.environ; print('lives')"
+    )
+    for parent, ended, output in ((dead.pid, -signal.SIGTERM, ""), (os.getpid(), 0, "lives\n")):
+        environment = {**os.environ, "SEQBENCH_PARENT": str(parent), "PYTHONPATH": str(ROOT)}
+        child = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert (child.returncode, child.stdout) == (ended, output)
+
+
 @pytest.mark.parametrize(("option", "made"), [("--fail-fast", [0, 1]), ("--keep-going", [0, 1, 2])])
 def test_the_first_failure_ends_the_study_where_that_is_asked(tmp_path, option, made):
     process = command(tmp_path, {1: "raise"}, "seed=0,1,2", option)
@@ -211,8 +302,6 @@ def test_the_first_failure_ends_the_study_where_that_is_asked(tmp_path, option, 
 
 
 def test_cells_run_side_by_side_where_threads_leave_room(tmp_path, monkeypatch):
-    from benchmark.engines import local
-
     monkeypatch.setattr(local, "available_cores", lambda: 8)
     options = RunOptions(results=tmp_path, data_directory=tmp_path, device="cpu")
     assert local.slots(options) == [None]
@@ -228,6 +317,10 @@ def test_cells_run_side_by_side_where_threads_leave_room(tmp_path, monkeypatch):
     assert local.slots(replace(anywhere, devices=2)) == ["0,1", "2,3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7,9,1,3")
     assert local.slots(replace(anywhere, devices=2)) == ["4,7", "9,1"]
+    assert local.threads_of_each(anywhere, 5) == 1, "they share the cores"
+    assert local.threads_of_each(replace(anywhere, devices=2), 2) == 2
+    assert local.threads_of_each(anywhere, 1) is None, "all it may use"
+    assert local.threads_of_each(replace(anywhere, threads=3), 5) == 3
 
 
 def test_a_line_for_each_run_and_what_is_left(tmp_path):

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from benchmark.config import UserError, experiment_from
-from benchmark.matching import at_equal_parameters, body_parameters, steps_of_operations
+from benchmark.matching import (
+    at_equal_parameters,
+    body_parameters,
+    steps_of_operations,
+    steps_of_seconds,
+)
 from benchmark.measure.operations import training_operations
 from benchmark.request import TOLERANCE
 from benchmark.resolution import resolve
@@ -61,11 +66,26 @@ def test_a_model_without_closed_form_or_width_is_refused():
         at_equal_parameters(Fixed(), 1, "fixed")
 
 
-@pytest.mark.parametrize(("wanted", "steps"), [(0.1, 1), (3.0, 1), (3.9, 1), (4.1, 2), (20.0, 7), (22.1, 8)])
+def cost(count):
+    """Of steps: 3, 2, 4, 3, 2, 4, ...; together 3, 5, 9, 12, ..., 300 after 100, 302, 306."""
+    return np.resize([3.0, 2.0, 4.0], count)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "steps"), [(2.99, 1), (298.0, 99), (299.0, 100), (301.4, 101), (303.5, 101), (304.5, 102)]
+)
 def test_steps_are_those_whose_sum_comes_closest(wanted, steps):
-    """Steps cost 3, 2, 4, 3, 2, 4, ...: 3, 5, 9, 12, 14, 18, 21, 23 together."""
-    found = steps_of_operations(wanted, lambda count: np.resize([3.0, 2.0, 4.0], count))
-    assert found == steps
+    assert np.cumsum(cost(102))[[98, 99, 100, 101]].tolist() == [297, 300, 302, 306]
+    assert steps_of_operations(wanted, cost, "x") == steps
+
+
+def test_a_budget_of_too_few_steps_to_be_equal_is_refused():
+    closest = r"^match: x cannot have equal operations within 2%: 2 steps come closest \(25\.0% off\); give"
+    with pytest.raises(UserError, match=closest):
+        steps_of_operations(4.0, cost, "x")
+    with pytest.raises(UserError, match=r"equal seconds within 2%: 3 steps come closest \(7\.7% off\)"):
+        steps_of_seconds(1.3, 0.4, "x")
+    assert steps_of_seconds(1.3, 0.01, "x") == 130
 
 
 def test_equal_operations_are_equal_over_the_batches_that_come(tmp_path):
@@ -104,6 +124,7 @@ def test_equal_seconds_follow_the_time_of_a_step(tmp_path, monkeypatch):
     assert found[1].measured["seconds_per_step"] == 0.5
     assert "1 threads, 1 devices" in found[1].measured["device"]
     assert found[2].measured == {}
+    assert [one.held for one in found] == [None, 10.0, None, None, 7.0]
 
 
 def test_the_matched_width_is_resolved_before_its_budget(tmp_path):
@@ -118,7 +139,8 @@ def test_the_matched_width_is_resolved_before_its_budget(tmp_path):
     assert dict(second.model)["width"] != 96 and second.training.steps == 12
 
 
-def test_a_model_that_says_what_it_is_not_is_refused_before_it_is_matched(tmp_path):
+@pytest.mark.parametrize("honest_below", [0, 64], ids=["always", "at full size alone"])
+def test_a_model_that_says_what_it_is_not_is_refused_before_it_is_matched(tmp_path, honest_below):
     """A file whose theory claims half of its parameters."""
     path = tmp_path / "cheat.py"
     path.write_text(
@@ -127,11 +149,12 @@ def test_a_model_that_says_what_it_is_not_is_refused_before_it_is_matched(tmp_pa
         "class Config(lstm.Config):\n"
         "    def theory(self, vocabulary_size, source_length, target_length):\n"
         "        told = super().theory(vocabulary_size, source_length, target_length)\n"
-        "        return replace(told, parameters=told.parameters - told.body_parameters // 2)\n"
+        f"        lie = told.body_parameters // 2 if self.width >= {honest_below} else 0\n"
+        "        return replace(told, parameters=told.parameters - lie)\n"
     )
     cheat = experiment_from(
         {
-            "model": {"name": str(path), "width": 16},
+            "model": {"name": str(path), "width": 64},
             "task": {"name": "rearrange", "train_pairs": 300, "validation_pairs": 20, "test_pairs": 20},
             "training": {"steps": 5, "precision": "float32"},
         },
@@ -141,5 +164,9 @@ def test_a_model_that_says_what_it_is_not_is_refused_before_it_is_matched(tmp_pa
         Asked(experiment=experiment("lstm")),
         Asked(experiment=cheat, match="parameters", reference=0),
     ]
-    with pytest.raises(UserError, match=r"^model\.name: .*theory: expected [\d,]+ parameters, as counted"):
+    refusal = r"^model\.name: .*theory: expected [\d,]+ parameters, as counted"
+    with pytest.raises(UserError, match=refusal):
+        resolve(entries, options(tmp_path))
+    entries = [Asked(experiment=cheat), Asked(experiment=experiment("lstm"), match="parameters", reference=0)]
+    with pytest.raises(UserError, match=refusal):  # what others are matched to
         resolve(entries, options(tmp_path))

@@ -14,7 +14,9 @@ from benchmark import record as record_module
 from benchmark.config import ROOT, canonical_json
 from benchmark.record import (
     SCHEMA_VERSION,
+    CurvePoint,
     Score,
+    Shared,
     SpeedRecord,
     SpeedRow,
     UnreadableRecord,
@@ -52,10 +54,38 @@ def test_a_record_is_read_back_equal_and_written_the_same_again(record, tmp_path
     assert record_bytes(read_record(path)) == record_bytes(record)
 
 
-def test_the_checksum_is_that_of_the_canonical_rest():
-    document = json.loads(record_bytes(FULL))
-    checksum = document.pop("checksum_sha256")
-    assert checksum == hashlib.sha256(canonical_json(document).encode()).hexdigest()
+def test_the_second_line_is_the_checksum_of_what_follows():
+    data = record_bytes(FULL)
+    first, second, rest = data.split(b"\n", 2)
+    assert first == b"{"
+    assert second == b' "checksum_sha256": "' + hashlib.sha256(rest).hexdigest().encode() + b'",'
+    assert json.loads(data)["schema_version"] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("record", [FULL, SPEED], ids=["train", "speed"])
+def test_a_record_of_version_1_is_read(record):
+    document = {**record.model_dump(mode="json"), "schema_version": 1}
+    document["checksum_sha256"] = hashlib.sha256(canonical_json(document).encode()).hexdigest()
+    read = record_from_bytes(json.dumps(document, indent=1).encode(), "r")
+    assert read == record.model_copy(update={"schema_version": 1})
+    document["study"] = "another"
+    with pytest.raises(UnreadableRecord, match="its checksum does not hold"):
+        record_from_bytes(json.dumps(document).encode(), "r")
+
+
+def test_a_record_is_read_without_its_curve_and_with_what_others_have_too():
+    point = CurvePoint(step=1, train_seconds=1.0, train_target_tokens=2, validation_loss=3.0)
+    point = point.model_copy(update={"scores": FULL.scores})
+    tricky = FULL.model_copy(update={"curve": [point, point], "failure": '\n "curve": [\n 1\n ],'})
+    shared = Shared()
+    for data in (record_bytes(tricky), record_bytes(FULL), record_bytes(SPEED)):
+        whole = record_from_bytes(data, "r")
+        light = shared.slim(record_from_bytes(data, "r", curve=False))
+        assert light == whole.model_copy(update={"curve": []} if whole.kind == "train" else {})
+        assert record_bytes(light) == record_bytes(light.model_copy())
+    first, second = (shared.slim(record_from_bytes(record_bytes(FULL), "r")) for _ in range(2))
+    assert first.provenance is second.provenance
+    assert first.experiment["model"] is second.experiment["model"]
 
 
 @settings(max_examples=300, deadline=None)
@@ -77,8 +107,8 @@ def test_a_damaged_record_is_named_and_never_read_as_another(position, byte, cut
 def _with(**fields):
     document = {**json.loads(record_bytes(FULL)), **fields}
     document.pop("checksum_sha256")
-    document["checksum_sha256"] = hashlib.sha256(canonical_json(document).encode()).hexdigest()
-    return json.dumps(document).encode()
+    rest = json.dumps(document, indent=1).encode()[2:]
+    return b'{\n "checksum_sha256": "' + hashlib.sha256(rest).hexdigest().encode() + b'",\n' + rest
 
 
 UNREADABLE = [

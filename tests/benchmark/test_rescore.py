@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_scores_are_made_again_from_the_studys_folder_alone(tmp_path):
 
 def changed(index, **fields):
     scores = scored()
-    scores[index] = scores[index].model_copy(update=fields)
+    scores[index] = replace(scores[index], **fields)
     return {"scores": scores}
 
 

@@ -7,10 +7,20 @@ import pytest
 from benchmark.config import UserError, dump_yaml, load_yaml, presets
 from benchmark.record import record_bytes
 from benchmark.request import Request, request_from
-from benchmark.store import StudyFolder
-from benchmark.study import FrozenCell, Resolved, known_runs, make, remaining
+from benchmark.store import StudyFolder, dump_study, load_study_yaml
+from benchmark.study import (
+    Decision,
+    FrozenCell,
+    Resolved,
+    decide,
+    decisions,
+    known_runs,
+    make,
+    remaining,
+)
 from tests.benchmark.report.records import train_record
 
+FIVE_HUNDRED = list(range(500))
 SMALL = ["model=transformer-small", "task=reverse", "training.steps=10", "training.precision=float32"]
 
 
@@ -107,7 +117,10 @@ REFUSED = [
     ([*SMALL, "seed=[]"], "seed: the list is empty"),
     ([*SMALL, "measure=trian"], "measure: must be of train, speed, overhead, got 'trian'"),
     ([*SMALL, "task.name=x.py"], "task.name: x.py: cannot be read: No such file"),
-    ([*SMALL, "seed=[" + ",".join(map(str, range(2001))) + "]"], "the grid has more than 2,000 cells"),
+    (
+        [*SMALL, f"seed={FIVE_HUNDRED}", f"training.warmup_steps={FIVE_HUNDRED}"],
+        "the grid has more than 200,000 cells",
+    ),
 ]  # fmt: skip
 
 
@@ -264,9 +277,14 @@ def test_an_edited_study_is_refused_with_the_field(folder):
     make(request, folder, resolve)
     original = folder.study_path.read_text()
     for old, new, text in (
-        ("learning_rate: 0.002", "learning_rate: 0.003", r"training\.learning_rate is 0\.003, was 0\.002"),
-        ("steps: 20", "steps: 30", "its fields give run "),
-        ("steps: 20", "steps: x", r"training\.steps: must be an integer"),
+        (
+            '"learning_rate": 0.002',
+            '"learning_rate": 0.003',
+            r"training\.learning_rate is 0\.003, was 0\.002",
+        ),
+        ('"steps": 20', '"steps": 30', "its fields give run "),
+        ('"steps": 20', '"steps": "x"', r"training\.steps: must be an integer"),
+        ('"steps": 20', '"steps": 20, ]', r"study\.yaml:\d+: not valid YAML: "),
         ("schema_version: 1", "schema_version: 2", "has schema version 2; this seqbench reads up to 1"),
         ("cells:", "cels:", "cells: must be a list"),
     ):
@@ -274,6 +292,29 @@ def test_an_edited_study_is_refused_with_the_field(folder):
         folder.study_path.write_text(original.replace(old, new, 1))
         with pytest.raises(UserError, match=text):
             make(request, folder, resolve)
+
+
+def test_a_frozen_study_is_yaml_however_it_is_laid_out(folder):
+    request = request_from(BUDGET)
+    made = make(request, folder, resolve)
+    document = load_yaml(folder.study_path)
+    assert document == load_study_yaml(folder.study_path)
+    folder.study_path.write_text(dump_yaml(document))
+    before = folder.study_path.read_bytes()
+    again = make(request, folder, lambda asked: pytest.fail("all is there"))
+    assert again.cells == made.cells
+    assert folder.study_path.read_bytes() == before, "what has not changed is not written again"
+    empty = folder.study_path.with_name("empty.yaml")
+    empty.write_text(dump_study({"study": "s", "cells": []}))
+    assert load_study_yaml(empty) == load_yaml(empty) == {"study": "s", "cells": []}
+
+
+def test_a_run_s_config_is_the_same_file_however_it_is_written(folder):
+    (cell,) = make(request_from(BUDGET), folder, resolve).cells
+    run = folder.run(cell.run_id)
+    cell.open(run)
+    assert run.config_path.read_text() == dump_yaml(cell.document())
+    assert load_yaml(run.config_path) == cell.document()
 
 
 def test_a_new_version_of_a_model_is_another_cell(folder, monkeypatch):
@@ -389,6 +430,15 @@ def test_a_match_with_another_reference_is_another_cell(folder):
             r"^match: must be of parameters, flops, seconds, got 'flop'; did you mean 'flops'",
         ),
         (["match=flops", "model=lstm-small"], "^match: holds something equal between models, and the study"),
+        (
+            ["match=flops", "training.steps=10,20"],
+            "^training.steps: match: flops decides it, so a study holds one value of it, got 10 and 20$",
+        ),
+        (
+            ["match=parameters", "model.width=64,128"],
+            "^model.width: match: parameters decides it, so a study holds one value of it, got 64 and 128$",
+        ),
+        (["match="], "^match: "),
         (["match=flops", "training.patience=2"], "^training.patience: an early stop would break the match"),
     ],
 )
@@ -407,6 +457,29 @@ def test_one_model_under_two_names_is_refused(folder, tmp_path):
         UserError, match=r"^model: transformer-small and transformer are one run \(\w{16}\); leave"
     ):
         make(request_from([write(tmp_path / "s.yaml", study)]), folder, resolve)
+
+
+def test_models_that_are_matched_share_their_data(folder, tmp_path):
+    study = {
+        "model": ["transformer-small", "lstm-small"], "task": "reverse", "match": "parameters",
+        "training": {"steps": 5}, "per_model": {"lstm-small": {"data.batch_tokens": 100}},
+    }  # fmt: skip
+    text = (
+        "^match: parameters: transformer-small, which the others are matched to, does not run on the data of "
+        r"lstm-small: data\.batch_tokens is 100, was "
+    )
+    with pytest.raises(UserError, match=text):
+        make(request_from([write(tmp_path / "s.yaml", study)]), folder, resolve)
+
+
+@pytest.mark.parametrize("extra", [{"match": "parameters"}, {"search": {"trials": 1}}])
+def test_two_models_of_one_name_are_refused_where_each_needs_its_own(extra, tmp_path):
+    study = {
+        "model": [{"name": "lstm", "width": 64}, {"name": "lstm", "width": 128}, "transformer-small"],
+        "task": "reverse", "training": {"steps": 5}, **extra,
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"^model: 2 are called lstm; with a search or a match each needs"):
+        request_from([write(tmp_path / "s.yaml", study)])
 
 
 # Settings and search
@@ -490,9 +563,68 @@ def test_what_a_search_decides_goes_into_the_comparison(tmp_path, folder):
     assert [cell.trial for cell in made.cells] == [1, 2, 3, 1, 2, 3, None, None, None, None]
     thawed = request_from([str(folder.study_path)])
     assert (len(thawed.trials), len(thawed.cells)) == (6, 4)
-    del chosen["lstm-small", "reverse"]
-    left = request_from([path], chosen=chosen)
-    assert {cell.model_preset for cell in left.cells} == {"transformer-small"}
+
+
+def decided(model, trials=3, **settings):
+    return Decision(
+        model=model, task="reverse", trials=trials, trial=2, run_id="0" * 16, settings=settings
+    )  # fmt: skip
+
+
+def test_what_a_search_has_decided_is_frozen_and_its_trials_with_it(tmp_path, folder):
+    path = write(tmp_path / "s.yaml", SEARCH)
+    make(request_from([path]), folder, resolve)
+    first = make(request_from([path, "search.trials=4"]), folder, resolve)
+    assert first.added == 2, "as long as nothing is decided there may be more"
+    rate = {"training.learning_rate": 0.5}
+    decide([decided("transformer-small", 4, **rate), decided("lstm-small", 4)], folder)
+    decide([decided("lstm-small", 4, **rate)], folder)
+    assert {key: dict(one.settings) for key, one in decisions(folder).items()} == {
+        ("transformer-small", "reverse"): rate, ("lstm-small", "reverse"): {},
+    }, "what another worker has decided stays"  # fmt: skip
+    before = folder.study_path.read_bytes()
+    for arguments, text in (
+        (["search.trials=5"], "was decided with 4 trials, and 5 are asked for; a search with other settings"),
+        (["search.trials=3"], "was decided with 4 trials, and 3 are asked for"),
+        (["search.trials=4", "search.seed=1"], "trial 1 of transformer-small on reverse is not the one that"),
+        (["search.trials=4", "search.training.steps=10"], "trial 1 of transformer-small on reverse is not"),
+    ):
+        with pytest.raises(UserError, match=text):
+            make(request_from([path, *arguments]), folder, resolve)
+    assert folder.study_path.read_bytes() == before
+    chosen = {key: {} for key in decisions(folder)}
+    make(request_from([path, "search.trials=4"], chosen=chosen), folder, resolve)
+    elsewhere = StudyFolder(tmp_path / "results", "t")
+    elsewhere.prepare()
+    make(request_from([str(folder.study_path)], study="t"), elsewhere, resolve)
+    assert decisions(elsewhere) == decisions(folder)
+
+
+def test_a_frozen_study_whose_search_is_not_decided_is_no_request(tmp_path, folder):
+    make(request_from([write(tmp_path / "s.yaml", SEARCH)]), folder, resolve)
+    with pytest.raises(UserError, match="its search is not decided, and only the study file says"):
+        request_from([str(folder.study_path)])
+
+
+def test_a_narrower_request_leaves_what_the_study_measures(folder):
+    make(request_from([*BUDGET, "measure=train,speed"]), folder, resolve)
+    made = make(request_from([*BUDGET, "measure=train"]), folder, resolve)
+    assert made.measure == ("train",)
+    assert load_yaml(folder.study_path)["measure"] == ["train", "speed"]
+    make(request_from([*BUDGET, "measure=overhead"]), folder, resolve)
+    assert load_yaml(folder.study_path)["measure"] == ["train", "speed", "overhead"]
+
+
+@pytest.mark.parametrize("where", ["field=value", "settings"])
+def test_what_a_search_decides_is_not_set_beside_it(where, tmp_path):
+    study, line = dict(SEARCH), []
+    if where == "settings":
+        study["settings"] = [{"training.learning_rate": 0.1}]
+    else:
+        line = ["training.learning_rate=0.1"]
+    text = f"^training.learning_rate: is in the search space of transformer-small, and set by {where}, over"
+    with pytest.raises(UserError, match=text):
+        request_from([write(tmp_path / "s.yaml", study), *line])
 
 
 @pytest.mark.parametrize(
@@ -508,6 +640,13 @@ def test_what_a_search_decides_goes_into_the_comparison(tmp_path, folder):
          "^search: transformer-small: evaluation.beam: a trial varies fields of model, training and data$"),
         ({"trials": 2, "spaces": {"transformer-small": {"training.learning_rate": {"low": 2, "high": 1}}}},
          r"low must be below high, and positive with log; got 2\.0, 1\.0$"),
+        ({"trials": 2, "spaces": {"transformer-small": {"training.steps": [5, 6]}}},
+         "^search: transformer-small: training.steps: a budget is equal in all trials, and not searched$"),
+        ({"trials": 2, "training": {"learning_rate": 0.1},
+          "spaces": {"transformer-small": {"training.learning_rate": [0.1, 0.2]}}},
+         "^search: transformer-small: training.learning_rate: is in the space and in search.training; leave"),
+        ({"trials": 2, "spaces": {"transformer-smal": {"model.dropout": [0.1, 0.2]}}},
+         r"^search\.spaces: no 'transformer-smal'; did you mean 'transformer-small'\?"),
         ({"trials": 2, "spaces": {"transformer-small": {"model.dropuot": [0.1, 0.2]}}},
          r"^model\.dropuot: unknown field; did you mean 'dropout'\?$"),
     ],

@@ -10,7 +10,7 @@ from benchmark.record import record_bytes
 def study_folder(tmp_path):
     """A writer of records and cells into the folder of one study, which it returns."""
 
-    def write(*records, cells=()):
+    def write(*records, cells=(), **fields):
         folder = tmp_path / "a-study"
         for record in records:
             run = folder / "runs" / record.run_id
@@ -18,7 +18,8 @@ def study_folder(tmp_path):
             (run / "record.json").write_bytes(record_bytes(record))
         folder.mkdir(exist_ok=True)
         if cells:
-            document = {"study": "a-study", "schema_version": 1, "measure": ["train"], "cells": list(cells)}
+            header = {"study": "a-study", "schema_version": 1, "measure": ["train"], **fields}
+            document = {**header, "cells": list(cells)}
             (folder / "study.yaml").write_text(dump_yaml(document))
         return folder
 

@@ -13,8 +13,8 @@ from tests.benchmark.report.records import scores, train_record
 from tests.benchmark.report.test_wandb_table import tables_in, wandb_directory  # noqa: F401  (a fixture)
 
 
-def cell(record, *, match=None, trial=None):
-    optional = {"match": match, "trial": trial}
+def cell(record, *, match=None, held=None, trial=None):
+    optional = {"match": match, "held": held, "trial": trial}
     return {
         "run_id": record.run_id,
         "asked": "0" * 16,
@@ -52,8 +52,8 @@ def matched(study_folder):
     ]
     cells = [
         *(cell(record, match=match) for match in ("parameters", "flops") for record in first),
-        *(cell(record, match="parameters") for record in wide),
-        *(cell(record, match="flops") for record in long),
+        *(cell(record, match="parameters", held=2_000_000) for record in wide),
+        *(cell(record, match="flops", held=1e11) for record in long),
     ]
     return study_folder(*first, *wide, *long, cells=cells)
 
@@ -68,12 +68,12 @@ def test_each_match_is_a_table_that_says_what_is_equal_and_what_is_not(matched):
     assert not any(c.invalid or c.settings for group in every for c in group.cells)
     text = terminal_table(study)
     assert "equal parameters" in text and "equal flops" in text
-    assert "held equal: body parameters, within 1.0% of transformer-small\n" in text
+    assert "held equal: body parameters (+1.0% against transformer-small)\n" in text
     assert (
         "not held equal: operations of training (2.00 times those of transformer-small); "
         "seconds of training (1.50 times"
     ) in text.replace("\n", " ").replace("  ", " ").replace("those of\n", "those of ")
-    assert "held equal: operations of training, within 0.5% of transformer-small\n" in text
+    assert "held equal: operations of training (+0.5% against transformer-small)\n" in text
     assert [row["match"] for row in rows(study.train_records, study.model_order, study.matches)] == [
         "flops", "flops", "parameters", "parameters",
     ]  # fmt: skip
@@ -93,15 +93,19 @@ def test_a_row_that_breaks_its_match_is_marked_and_compared_with_none(study_fold
     first = [one(seed, "transformer-small", 30.0, seed=seed) for seed in range(2)]
     cheat = [one(10 + seed, "lstm-small", 40.0, seed=seed, body=2_060_000) for seed in range(2)]
     records = [*first, *cheat]
-    folder = study_folder(*records, cells=[cell(record, match="parameters") for record in records])
+    cells = [
+        *(cell(record, match="parameters") for record in first),
+        *(cell(record, match="parameters", held=2_000_000) for record in cheat),
+    ]
+    folder = study_folder(*records, cells=cells)
     study = load_study(folder)
     (group,) = groups(study.train_records, study.model_order, study.matches)
     assert [c.invalid for c in group.cells] == [
-        "", "its body parameters are +3.0% off those of transformer-small",
+        "", "its body parameters are +3.0% off what it is matched to",
     ]  # fmt: skip
     text = terminal_table(study)
     assert "lstm-small (invalid)" in text
-    assert "invalid, in no comparison: lstm-small: its body parameters are +3.0% off those of" in text
+    assert "invalid, in no comparison: lstm-small: its body parameters are +3.0% off what it" in text
     assert significance_rows(study.train_records, study.model_order, study.matches) == []
     unknown = groups(
         [*first, *(record.model_copy(update={"body_parameters": None}) for record in cheat)],
@@ -111,10 +115,38 @@ def test_a_row_that_breaks_its_match_is_marked_and_compared_with_none(study_fold
     assert unknown[0].cells[1].invalid == "its body parameters are not known"
 
 
+def test_each_row_is_held_to_its_own_reference(study_folder):
+    """Two batch sizes: the references differ in their operations, and each row is equal to one of them."""
+
+    def at(record, batch_tokens):
+        experiment = {**record.experiment, "data": {"batch_tokens": batch_tokens}}
+        return record.model_copy(update={"experiment": experiment})
+
+    references = [at(one(size, "transformer-small", 30.0, per_step=size * 1e6), size) for size in (500, 900)]
+    others = [at(one(10 + size, "lstm-small", 31.0, per_step=size * 1e6), size) for size in (500, 900)]
+    cells = [
+        *(cell(record, match="flops") for record in references),
+        *(cell(other, match="flops", held=held) for other, held in zip(others, (5e10, 9e10), strict=True)),
+    ]
+    study = load_study(study_folder(*references, *others, cells=cells))
+    (group,) = groups(study.train_records, study.model_order, study.matches)
+    assert [c.invalid for c in group.cells] == ["", "", "", ""]
+    assert [row["operations_of_training_ratio_to_reference"] for row in budget_rows([group])] == [1.0] * 4
+    assert "held equal: operations of training (+0.0% against transformer-small)" in terminal_table(study)
+
+
+def test_a_row_is_held_to_what_it_is_matched_to_before_that_has_run(study_folder):
+    cheat = one(10, "lstm-small", 40.0, body=2_060_000)
+    study = load_study(study_folder(cheat, cells=[cell(cheat, match="parameters", held=2_000_000)]))
+    (group,) = groups(study.train_records, study.model_order, study.matches)
+    assert group.cells[0].invalid == "its body parameters are +3.0% off what it is matched to"
+
+
 def test_budgets_are_flat_rows(matched):
     study = load_study(matched)
     found = budget_rows(groups(study.train_records, study.model_order, study.matches))
-    assert [(row["match"], row["model"], row["operations_of_training_ratio_to_first"]) for row in found] == [
+    ratio = "operations_of_training_ratio_to_reference"
+    assert [(row["match"], row["model"], row[ratio]) for row in found] == [
         ("flops", "transformer-small", 1.0), ("flops", "lstm-small", 50 * 2.01e9 / 1e11),
         ("parameters", "transformer-small", 1.0), ("parameters", "lstm-small", 2.0),
     ]  # fmt: skip
@@ -143,11 +175,12 @@ def test_trials_are_all_shown_and_stand_apart_from_the_comparison(study_folder, 
         *(cell(record, trial=number) for record, number in zip(trials, numbers, strict=True)),
         *map(cell, final),
     ]
-    folder = study_folder(*trials, *final, cells=cells)
+    chosen = [{"run_id": trials[number].run_id} for number in (1, 3)]
+    folder = study_folder(*trials, *final, cells=cells, chosen=chosen)
     study = load_study(folder)
     assert [record.run_id for record in study.trials] == [record.run_id for record in trials]
     assert [record.run_id for record in study.train_records] == [record.run_id for record in final]
-    found = search_rows(study.trials)
+    found = search_rows(study)
     assert [(row["model"], row["trial"], row["chosen"], row["settings"]) for row in found] == [
         ("transformer-small", 1, False, "training.learning_rate=0.001"),
         ("transformer-small", 2, True, "training.learning_rate=0.002"),
@@ -156,6 +189,9 @@ def test_trials_are_all_shown_and_stand_apart_from_the_comparison(study_folder, 
         ("lstm-small", 2, False, "training.learning_rate=0.002"),
         ("lstm-small", 3, False, "training.learning_rate=0.003"),
     ]
+    undecided = load_study(study_folder(*trials, *final, cells=cells))
+    assert not any(row["chosen"] for row in search_rows(undecided)), "the search decides, and not the report"
+    study_folder(*trials, *final, cells=cells, chosen=chosen)
     text = terminal_table(study)
     assert text.startswith("a-study: search\n")
     assert text.count("chosen") >= 2 and "diverged" in text

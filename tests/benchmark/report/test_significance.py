@@ -4,6 +4,7 @@ import json
 import random
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
 import scipy.stats
@@ -258,7 +259,7 @@ def study_with_output(tmp_path):
                     model,
                     seed=seed,
                     scores=[
-                        one.model_copy(update={"signature": signatures[one.metric]})
+                        replace(one, signature=signatures[one.metric])
                         for one in scores(values, sentences=30)
                     ],
                     hypotheses_sha256={"test": lines_sha256(lines)},

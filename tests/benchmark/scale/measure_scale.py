@@ -1,0 +1,191 @@
+"""What seqbench itself costs: for each cell of a study, and for a study of very many records.
+
+    python -m tests.benchmark.scale.measure_scale [--cells 1000] [--records 100000]
+
+First a study of CELLS stub cells is run, whose process writes its record as soon as Python has started; what
+the study takes beyond as many starts of that process on their own is the supervisor's. Then a finished study
+of RECORDS records, each as large as one of Multi30k, is listed, resumed, and tabulated by the command itself.
+Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from benchmark.config import ROOT, RunOptions
+from benchmark.engines.child import failed_record
+from benchmark.engines.local import LocalEngine, Supervisor, child_environment
+from benchmark.record import CurvePoint, Score, TrainRecord, available_cores, processor, record_bytes
+from benchmark.request import Request, request_from
+from benchmark.store import RunFolder, StudyFolder
+from benchmark.study import FrozenCell, Made, Resolved, make, remaining
+
+STUB = Path(__file__).parent
+MODELS = ("transformer-small", "convs2s-small", "lstm-small")
+ALONE = 50
+"""Starts of the stub on its own."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--cells", type=int, default=1000)
+    parser.add_argument("--records", type=int, default=100_000)
+    arguments = parser.parse_args()
+    machine = f"{processor()[0]}, {available_cores()} cores, Python {platform.python_version()}"
+    show("# What seqbench itself costs", "", machine, "")
+    with tempfile.TemporaryDirectory() as results:
+        show(*overhead(Path(results), arguments.cells))
+    with tempfile.TemporaryDirectory() as results:
+        show(*many_records(Path(results), arguments.records))
+
+
+def show(*lines: str) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+def request(cells: int) -> Request:
+    seeds = ",".join(map(str, range(-(-cells // len(MODELS)))))
+    fields = ["task=reverse", "training.steps=1000", "training.precision=float32", f"seed={seeds}"]
+    return request_from([f"model={','.join(MODELS)}", *fields], study="s")
+
+
+def made(results: Path, cells: int) -> tuple[StudyFolder, Made]:
+    folder = StudyFolder(results, "s")
+    folder.prepare()
+    return folder, make(
+        request(cells), folder, lambda asked: [Resolved(experiment=one.experiment) for one in asked]
+    )
+
+
+def overhead(results: Path, count: int) -> list[str]:
+    """The supervisor's share of a study of stub cells."""
+    options = RunOptions(results=results, data_directory=results, device="cpu", study="s", wandb="disabled")
+    folder, study = made(results, count)
+    cells = study.runs[:count]
+    template = results / "template.json"
+    template.write_bytes(record_bytes(record_of(cells[0], options)))
+    os.environ["PYTHONPATH"] = str(STUB)
+    os.environ["SEQBENCH_STUB_RECORD"] = str(template)
+    run = folder.run(cells[0].run_id)
+    cells[0].open(run)
+    alone = [_alone(run, options) for _ in range(ALONE)]
+    begin = time.perf_counter()
+    todo = remaining(cells, folder)
+    opening = time.perf_counter() - begin
+    ends = list(LocalEngine(Supervisor(), folder, options).run(todo, lambda cell: None))
+    each = (time.perf_counter() - begin) / count
+    assert len(ends) == count and all(end.record is not None and end.record.status == "done" for end in ends)
+    alone_ms = 1e3 * statistics.median(alone)
+    return [
+        f"{count:,} stub cells, one after another: {1e3 * each:.1f} ms each. Their own process takes "
+        f"{alone_ms:.1f} ms when it is started on its own (median of {ALONE}): "
+        f"**{1e3 * each - alone_ms:.1f} ms of overhead a cell**.",
+        f"To see what there is to do took {opening:.2f} s.",
+        "",
+    ]
+
+
+def _alone(run: RunFolder, options: RunOptions) -> float:
+    """Seconds of the stub without a supervisor."""
+    command = [sys.executable, "-P", "-m", "benchmark", "cell", str(run.path)]
+    begin = time.perf_counter()
+    subprocess.run(command, env=child_environment(options, os.environ), check=True)
+    seconds = time.perf_counter() - begin
+    run.record_path.unlink()
+    return seconds
+
+
+def many_records(results: Path, count: int) -> list[str]:
+    """Commands on a finished study."""
+    options = RunOptions(results=results, data_directory=results, device="cpu", study="s", wandb="disabled")
+    folder, study = made(results, count)
+    templates: dict[str, TrainRecord] = {}
+    written = 0
+    for cell in study.runs:
+        seed, run = cell.experiment.seed, folder.run(cell.run_id)
+        template = templates.get(cell.model_preset) or record_of(cell, options)
+        templates[cell.model_preset] = template
+        own = {"run_id": cell.run_id, "seed": seed, "experiment": cell.experiment.document()}
+        measured = {
+            "scores": _scores(seed),
+            "train_seconds": 800.0 + seed % 89,
+            "weights_sha256": f"{seed:064x}",
+        }
+        cell.open(run)
+        run.record_path.write_bytes(record_bytes(template.model_copy(update={**own, **measured})))
+        written += run.record_path.stat().st_size
+    (results / "s.yaml").write_text(
+        f"study: s\nmodel: [{', '.join(MODELS)}]\ntask: reverse\n"
+        f"seed: {list(dict.fromkeys(cell.experiment.seed for cell in study.runs))}\n"
+        "training: {steps: 1000, precision: float32}\n"
+    )
+    where = ["--results", str(results)]
+    commands = {
+        "list runs": ["list", "runs", *where],
+        "run, with nothing left to do": [
+            "run", str(results / "s.yaml"), *where, "--device", "cpu", "--wandb", "disabled",
+        ],
+        "report": ["report", "s", *where],
+    }  # fmt: skip
+    lines = [
+        f"A study of {len(study.runs):,} records of {written / len(study.runs) / 1e3:.0f} kB:\n",
+        "| command | seconds | peak memory, MiB |",
+        "|---|--:|--:|",
+    ]
+    for name, arguments in commands.items():
+        seconds, mebibytes = _measured(arguments)
+        lines.append(f"| {name} | {seconds:.1f} | {mebibytes:,.0f} |")
+    return lines
+
+
+def record_of(cell: FrozenCell, options: RunOptions) -> TrainRecord:
+    """A record like one of Multi30k."""
+    point = CurvePoint(step=1, train_seconds=1.5, train_target_tokens=10_000, validation_loss=2.5)
+    numbers = {
+        name: 1 if field.annotation == int | None else 1.5
+        for name, field in TrainRecord.model_fields.items()
+        if field.annotation in (int | None, float | None)
+    }
+    fields = {
+        **numbers,
+        "status": "done",
+        "failure": None,
+        "curve": [point.model_copy(update={"scores": _scores(0)[:2]})] * 12,
+        "hypotheses_sha256": dict.fromkeys(("test_2016_flickr", "test_2017_flickr"), "0" * 64),
+    }
+    named = replace(options, model_preset=cell.model_preset, task_preset=cell.task_preset)
+    return failed_record(cell.experiment, named, "").model_copy(update=fields)
+
+
+def _scores(seed: int) -> list[Score]:
+    return [
+        Score(split=split, metric=metric, value=30 + seed % 97 / 10, signature="x" * 60, sentences=1000)
+        for split in ("validation", "test_2016_flickr", "test_2017_flickr")
+        for metric in ("bleu", "chrf")
+    ]
+
+
+def _measured(arguments: list[str]) -> tuple[float, float]:
+    """Seconds and peak memory of a command."""
+    begin = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(
+        [sys.executable, "-P", "-m", "benchmark", *arguments], env=environment, stdout=subprocess.DEVNULL
+    )
+    _, status, usage = os.wait4(child.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, arguments
+    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
