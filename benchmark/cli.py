@@ -436,13 +436,17 @@ def report(
     from benchmark.store import write_atomic
 
     folder = _study_folder(study, results)
+    if form is Form.wandb and significance:
+        raise UserError(
+            "--significance: tests over sentences are not logged to wandb; leave one of the two out"
+        )
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
     code = 0
     if rescore:
         code = _rescore(folder, _data_directory(data_directory), trust_code)
     if form is Form.wandb:
-        return _rebuild_wandb(folder, output) or code
+        return max(code, _rebuild_wandb(folder, output))
     loaded = load_study(folder)
     further: list[Table] = []
     sentence_rows: list[dict[str, Any]] | None = None
@@ -483,13 +487,15 @@ def _rebuild_wandb(folder: Path, output: Path | None) -> int:
     say(why)
     if mode == "disabled":
         return 3
-    logged, there = log_runs(folder, mode)
+    found = log_runs(folder, mode)
     table = log_comparison(folder, mode)
     show(
-        f"runs: {logged} logged, {there} were there; "
+        f"runs: {found.logged} logged, {found.there} were there; "
         f"tables: {'were there, or have no rows' if table is None else f'logged as {table}'}"
     )
-    return 0
+    for line in found.left_out:
+        say(f"left out: {line}")
+    return 3 if found.left_out else 0
 
 
 def _study_folder(study: str, results: Path) -> Path:

@@ -108,6 +108,9 @@ def _answers(address: str, seconds: float) -> bool:
     return answered.is_set()
 
 
+_WHOLE = "seqbench-whole"
+
+
 def run_directory(study_folder: Path) -> Path:
     """Where wandb keeps its files of a study: WANDB_DIR, else the study's own folder."""
     return Path(os.environ.get("WANDB_DIR") or study_folder)
@@ -190,6 +193,19 @@ def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
         except wandb.Error:
             wandb.teardown()
     return start("offline")
+
+
+def mark_whole(run: Any, status: str) -> None:
+    """Note in the folder of a run that has ended that all of it was logged: its record has this status."""
+    (Path(run.dir).parent / _WHOLE).write_text(f"{status}\n", encoding="utf-8")
+
+
+def is_whole(folder: Path, status: str) -> bool:
+    """Whether all of a run with this status was logged there."""
+    try:
+        return (folder / _WHOLE).read_text(encoding="utf-8").strip() == status
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def guarded(send: Callable[[], object]) -> None:

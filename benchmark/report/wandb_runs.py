@@ -4,55 +4,76 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.config import TrainingConfig, UserError, checked
 from benchmark.history import Steps, rows_of_record, summary
 from benchmark.record import TrainRecord, read_record
 from benchmark.report.study_results import load_study
-from benchmark.tracking import Mode, or_offline, run_directory, start_run
+from benchmark.tracking import Mode, is_whole, mark_whole, or_offline, run_directory, start_run
 
 _STEP = "trainer/global_step"
 """The axis that Lightning's logger counts steps on."""
 
 
-def log_runs(study_folder: Path, mode: Mode) -> tuple[int, int]:
-    """Log every run of a study that wandb does not have yet, trials of its search too.
+class Logged(NamedTuple):
+    """What became of a study's runs."""
 
-    A run that was logged while it trained, or before, is left as it is: offline by its folder, online by what
-    the server has under its id.
+    logged: int
+    there: int
+    """That wandb had whole."""
+    left_out: list[str]
+    """One line for each that cannot be logged."""
 
-    Returns:
-        How many runs were logged, and how many were there.
+
+def log_runs(study_folder: Path, mode: Mode) -> Logged:
+    """Log every run of a study that wandb does not have whole, trials of its search too.
+
+    Of a run that was cut off while it trained, an offline folder that was not uploaded is replaced, and what
+    the server has is completed.
     """
     study = load_study(study_folder)
     directory = run_directory(study_folder)
     logged = there = 0
+    left_out = list(study.unreadable)
     for one in (*study.trials, *study.train_records):
-        record = read_record(study_folder / "runs" / one.run_id / "record.json")  # with its curve
-        assert isinstance(record, TrainRecord)
-        if any(directory.glob(f"wandb/*run-*-{record.run_id}")) or not _log(
-            record, study_folder, directory, mode
-        ):
-            there += 1
-        else:
-            logged += 1
-    return logged, there
+        try:
+            if _log(one.run_id, study_folder, directory, mode):
+                logged += 1
+            else:
+                there += 1
+        except UserError as error:
+            left_out.append(str(error))
+    return Logged(logged, there, left_out)
 
 
-def _log(record: TrainRecord, study_folder: Path, directory: Path, mode: Mode) -> bool:
-    """Whether the run was not there."""
+def _log(run_id: str, study_folder: Path, directory: Path, mode: Mode) -> bool:
+    """Whether the run was not there.
+
+    Raises:
+        UserError: its record or its curves are damaged.
+    """
+    folders = list(directory.glob(f"wandb/*run-*-{run_id}"))
+    record = read_record(study_folder / "runs" / run_id / "record.json")  # with its curve
+    assert isinstance(record, TrainRecord)
+    if any(is_whole(folder, record.status) for folder in folders):
+        return False
     training = record.experiment.get("training")
     if not isinstance(training, dict):
-        raise UserError(f"run {record.run_id}: its record has no training section")
+        raise UserError(f"run {run_id}: its record has no training section")
     config = checked("training", TrainingConfig, training)
+    rows = rows_of_record(record, steps_of(study_folder / "runs" / run_id / "curves.jsonl.gz"), config)
+    for folder in folders:
+        if folder.name.startswith("offline-") and not any(folder.glob("*.synced")):
+            shutil.rmtree(folder)
 
     def start(mode: Mode) -> Any:
         return start_run(
             mode,
             study=record.study,
-            run_id=record.run_id,
+            run_id=run_id,
             experiment_document=record.experiment,
             directory=directory,
             device_class="cpu" if record.provenance.device_memory_bytes is None else "cuda",
@@ -62,12 +83,14 @@ def _log(record: TrainRecord, study_folder: Path, directory: Path, mode: Mode) -
     try:
         if run.resumed and run.summary.get("status") == record.status:
             return False
-        path = study_folder / "runs" / record.run_id / "curves.jsonl.gz"
-        for step, values in rows_of_record(record, steps_of(path), config):
-            run.log({**values, _STEP: step})
+        last = run.summary.get(_STEP) if run.resumed else None
+        for step, values in rows:
+            if last is None or step > last:
+                run.log({**values, _STEP: step})
         run.summary.update(summary(record))
     finally:
         run.finish()
+    mark_whole(run, record.status)
     return True
 
 

@@ -63,20 +63,24 @@ def starts(tmp_path):
 def test_one_run_s_end_is_its_own(tmp_path):
     behaviour = {
         1: "raise", 2: "oom_device", 3: "oom_host", 4: "kill", 5: "exit 0", 6: "diverged", 7: "done",
+        8: "oom_limit",
     }  # fmt: skip
     # A budget in seconds, so that the cells are resolved in a process of their own.
-    seeds, budget = "seed=0,1,2,3,4,5,6,7", ["training.seconds=1"]
+    seeds, budget = "seed=0,1,2,3,4,5,6,7,8", ["training.seconds=1"]
     process = command(tmp_path, behaviour, seeds, "--json", budget=budget)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 3, errors
     found = records(tmp_path)
     assert {seed: record.status for seed, record in found.items()} == {
         0: "done", 1: "failed", 2: "failed", 3: "failed", 4: "failed", 5: "failed", 6: "diverged", 7: "done",
+        8: "failed",
     }  # fmt: skip
     assert found[1].failure == "RuntimeError: the loss\\nhas two lines"
     assert found[2].failure == "oom_device: OutOfMemoryError: CUDA out of memory"
     assert found[2].peak_memory_bytes > 2**20
     assert found[3].failure.startswith("oom_host: MemoryError")
+    assert found[8].failure.startswith("oom_host: RuntimeError: ")
+    assert "can't allocate memory: you tried to allocate 1073741824 bytes" in found[8].failure
     assert found[4].failure in ("killed (9)", "oom_host: killed (9) by the kernel")
     assert found[5].failure == "ended with code 0 and no record: last words"
     assert {one["seed"]: one["status"] for one in json.loads(output)["runs"]} == {
@@ -91,9 +95,18 @@ def test_one_run_s_end_is_its_own(tmp_path):
     again = command(tmp_path, {}, seeds, budget=budget)
     output, errors = again.communicate(timeout=240)
     assert again.returncode == 3, errors  # one diverged, and would again
-    assert sorted(starts(tmp_path).values()) == [1, 1, 1, 2, 2, 2, 2, 2]
+    assert sorted(starts(tmp_path).values()) == [1, 1, 1, 2, 2, 2, 2, 2, 2]
     assert {record.status for record in records(tmp_path).values()} == {"done", "diverged"}
     assert "transformer-small" in output
+
+
+def test_a_folder_that_vanishes_while_a_run_works_is_named(tmp_path):
+    process = command(tmp_path, {0: "vanish"}, "seed=0")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert errors.rstrip().split("\n")[-1].startswith(f"seqbench: {tmp_path}/s/runs/"), errors
+    assert "could not be written: No such file or directory" in errors
 
 
 def test_a_mistake_of_the_user_in_a_run_leaves_no_record_and_the_others_run(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from benchmark.history import WINDOW_STEPS, Steps, plateau_cuts, rows_of_record, summary, training_rows
 from benchmark.record import CurvePoint
+from benchmark.report import wandb_runs
 from benchmark.report.wandb_runs import log_runs, steps_of
 from tests.benchmark.test_tracking import stored_records, wandb_folders  # noqa: F401  (a fixture)
 from tests.benchmark.training_run import experiment, run
@@ -48,17 +49,61 @@ def test_a_run_rebuilt_from_its_record_is_the_run_as_it_was_logged(wandb_folders
     from benchmark.record import record_bytes
 
     (run_folder / "record.json").write_bytes(record_bytes(record))
-    assert log_runs(folder, "offline") == (0, 1), "it is there already"
+    assert log_runs(folder, "offline") == (0, 1, []), "it is there already"
     ended = summary_in(wandb_folders / "wandb_dir")
     for path in sorted((wandb_folders / "wandb_dir").rglob("*"), reverse=True):
         path.unlink() if path.is_file() or path.is_symlink() else path.rmdir()
-    assert log_runs(folder, "offline") == (1, 0)
+    assert log_runs(folder, "offline") == (1, 0, [])
     assert rows_in(wandb_folders / "wandb_dir") == live
     rebuilt = summary_in(wandb_folders / "wandb_dir")
     expected = summary(record)
     assert {name: rebuilt[name] for name in expected} == expected
     assert {name: ended[name] for name in expected} == expected
-    assert log_runs(folder, "offline") == (0, 1)
+    assert log_runs(folder, "offline") == (0, 1, [])
+    (wandb_run,) = (wandb_folders / "wandb_dir" / "wandb").glob(f"offline-run-*-{one.run_id()}")
+    (wandb_run / "seqbench-whole").unlink()  # as of a run that was killed
+    (run_folder / "curves.jsonl.gz").rename(tmp_path / "curves")
+    (run_folder / "curves.jsonl.gz").write_bytes(b"damaged")
+    logged, there, (left_out,) = log_runs(folder, "offline")
+    assert (logged, there) == (0, 0) and "curves.jsonl.gz: damaged: " in left_out
+    assert wandb_run.exists(), "nothing is lost"
+    (tmp_path / "curves").rename(run_folder / "curves.jsonl.gz")
+    assert log_runs(folder, "offline") == (1, 0, [])
+    assert rows_in(wandb_folders / "wandb_dir") == live, "in the place of what was cut off"
+
+
+def test_a_run_that_the_server_has_in_part_is_completed(tmp_path, monkeypatch):
+    one = experiment("lstm", training={"steps": 130, "validations": 3})
+    record = run(one, tmp_path)
+    assert record is not None
+    folder = tmp_path / "results" / "study"
+    from benchmark.record import record_bytes
+
+    (folder / "runs" / one.run_id() / "record.json").write_bytes(record_bytes(record))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb_dir"))
+
+    class Server:
+        """A run that was cut off after step 87, resumed."""
+
+        resumed = True
+        dir = str(tmp_path / "wandb_dir" / "files")
+
+        def __init__(self) -> None:
+            self.summary: dict[str, object] = {"trainer/global_step": 87}
+            self.rows: list[dict[str, float]] = []
+            self.finish = lambda: None
+
+        def log(self, row: dict[str, float]) -> None:
+            self.rows.append(row)
+
+    (tmp_path / "wandb_dir" / "files").mkdir(parents=True)
+    server = Server()
+    monkeypatch.setattr(wandb_runs, "start_run", lambda mode, **_: server)
+    assert log_runs(folder, "online") == (1, 0, [])
+    assert [row["trainer/global_step"] for row in server.rows] == [100, 130]
+    assert server.summary["status"] == "done"
+    assert log_runs(folder, "online") == (0, 1, []), "twice without doubling"
+    assert len(server.rows) == 2
 
 
 def test_rows_are_the_means_of_whole_windows() -> None:

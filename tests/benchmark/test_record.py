@@ -73,6 +73,12 @@ def test_a_record_of_version_1_is_read(record):
         record_from_bytes(json.dumps(document).encode(), "r")
 
 
+def test_records_that_were_committed_by_earlier_versions_are_read():
+    paths = sorted((ROOT / "results").glob("*/runs/*/record.json"))
+    versions = {read_record(path).schema_version for path in paths}
+    assert 1 in versions and versions <= {1, SCHEMA_VERSION}
+
+
 def test_a_record_is_read_without_its_curve_and_with_what_others_have_too():
     point = CurvePoint(step=1, train_seconds=1.0, train_target_tokens=2, validation_loss=3.0)
     point = point.model_copy(update={"scores": FULL.scores})

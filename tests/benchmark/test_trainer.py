@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -287,6 +289,19 @@ def test_random_numbers_of_a_step_are_its_own() -> None:
     seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(50) for rank in range(2)}
     assert len(seeds) == 300
     assert step_seed(1, 2, 0) == step_seed(1, 2, 0)
+
+
+def test_a_wall_clock_that_jumps_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour back and a day on, by turns, at each look at it."""
+    jumps = itertools.cycle([-3600.0, 86_400.0])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    begin = time.perf_counter()
+    record = run(experiment("lstm", training={"steps": 20}), tmp_path)
+    elapsed = time.perf_counter() - begin
+    assert record is not None and record.train_seconds is not None and record.wall_seconds_total is not None
+    assert 0 < record.train_seconds < record.wall_seconds_total < elapsed
+    assert all(0 < point.train_seconds < elapsed for point in record.curve)
 
 
 def test_measuring_changes_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import importlib.abc
 import importlib.machinery
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,17 @@ def _run_cell(experiment, run_folder, options):
         raise torch.OutOfMemoryError("CUDA out of memory")
     if behaviour == "oom_host":
         bytearray(2**60)
+    if behaviour == "oom_limit":
+        import resource
+
+        import torch
+
+        with open("/proc/self/statm") as file:
+            mapped = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**28, resource.RLIM_INFINITY))
+        torch.ones(2**28)
+    if behaviour == "vanish":
+        shutil.rmtree(run_folder.parent.parent)
     if behaviour == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "exit 0":
