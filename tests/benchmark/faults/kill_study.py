@@ -40,13 +40,15 @@ STUDY = [
 def start(results: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SEQBENCH_DATA": ""}
     options = ["--results", str(results), "--study", "s", "--wandb", "disabled", "--device", "cpu"]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "benchmark", "run", *STUDY, *options],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    results.mkdir(exist_ok=True)
+    with open(results / "said.txt", "wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "benchmark", "run", *STUDY, *options],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
 
 
 def identity(record: TrainRecord) -> dict[str, Any]:
@@ -107,7 +109,11 @@ def main(kills: int, seed: int) -> int:
         while done < kills:
             worker = start(killed)
             try:
-                worker.wait(timeout=source.uniform(0.2, longest + 6))
+                code = worker.wait(timeout=source.uniform(0.2, longest + 6))
+                if code != 0:
+                    said = (killed / "said.txt").read_text(encoding="utf-8", errors="replace")
+                    sys.stderr.write(f"the worker ended by itself with code {code}:\n{said}")
+                    return 1
             except subprocess.TimeoutExpired:
                 kill(worker, whole=source.random() < 0.5)
                 done += 1
@@ -118,8 +124,9 @@ def main(kills: int, seed: int) -> int:
                 return 1
             complete = now
             sys.stderr.write(f"\rkill {done} of {kills}, {len(complete)} of {CELLS} runs complete ")
-            if len(complete) == CELLS:
-                break
+            if len(complete) == CELLS and done < kills:
+                sys.stderr.write("\nthe study was complete before its last kill: ask for fewer\n")
+                return 1
         sys.stderr.write("\n")
         code = start(killed).wait()
         found = identities(killed)
