@@ -30,7 +30,15 @@ from benchmark.record import TrainRecord
 from benchmark.report.comparison import Cell, Group, group_titles
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, with_half_width
-from benchmark.report.significance import Pair, families, p_text, row_name, score_name, untested_because
+from benchmark.report.significance import (
+    PAIR_COLUMNS,
+    Pair,
+    families,
+    p_text,
+    row_name,
+    score_name,
+    untested_because,
+)
 from benchmark.report.study_results import StudyResults
 from benchmark.rescore import References, scores_again
 
@@ -228,10 +236,7 @@ def _table(title: str, comparisons: Sequence[SentenceComparison]) -> Table:
 
 
 _COLUMNS = [
-    Column(title=("score",), is_text=True),
-    Column(title=("first",), is_text=True),
-    Column(title=("second",), is_text=True),
-    Column(title=("seeds in", "common")),
+    *PAIR_COLUMNS,
     Column(
         title=("randomisation p", "least/median/most"),
         note=f"Randomisation p: of {RANDOMISATION_TRIALS:,} trials of approximate randomisation, two-sided, "

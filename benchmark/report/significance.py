@@ -179,11 +179,16 @@ def _table(every: Sequence[Family], title: str) -> Table:
     )
 
 
-_COLUMNS = [
+PAIR_COLUMNS = [
     Column(title=("score",), is_text=True),
     Column(title=("first",), is_text=True),
     Column(title=("second",), is_text=True),
     Column(title=("seeds in", "common")),
+]
+"""What is compared, in every table of pairs."""
+
+_COLUMNS = [
+    *PAIR_COLUMNS,
     Column(
         title=("first less", "second"),
         note="First less second: mean over seeds ± half its 95 % t-interval, which is for other seeds on the "
