@@ -1,0 +1,231 @@
+"""Operations and their dependencies, recorded while any code runs: what depends on what, and how far.
+
+Each element of each tensor has a shadow: for each quantity that is recorded, the least cost over all ways
+from an input to that element. Shadows lie beside the storage and not beside the tensor, so that views, slices
+and writes into a buffer need no rules. Every other operation belongs to a family in
+`benchmark.measure.dependence`; one that does not raises.
+
+    hops   for each source, calls that mix positions (`models.layers.mixing.mixed`) on the shortest way
+    steps  for each source, operations on the shortest way
+    depth  operations on the longest way from any source: what has to run one after another (kernel depth)
+    ideal  the same with each operation as deep as ideally many processors of fan-in 2 make it (PRAM depth)
+
+Longest ways are kept as least negative costs, so that one arithmetic serves all four. An element that no
+source reaches costs infinity. A value is zero for certain where it is zero and no source reaches it, as under
+a mask; what is multiplied by it does not get through. A mask of large negative numbers is no such mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from models.layers.mixing import mixed
+
+INFINITY = math.inf
+
+
+class CannotTrace(Exception):
+    """Code whose dependencies cannot be followed: the operation, why, and what to do about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reached:
+    """What a tensor costs to reach from the sources, infinity (for depths: 0) where nothing reaches it."""
+
+    hops: Tensor
+    """(sources, *shape)"""
+    steps: Tensor
+    """(sources, *shape)"""
+    depth: Tensor
+    """(*shape)"""
+    ideal: Tensor
+    """(*shape)"""
+
+
+class Recorder:
+    """Follows what depends on the sources while the block runs.
+
+        with Recorder(sources=3) as recorder:
+            recorder.source(x, 0, x[:, 4])
+            y = layer(x)
+        recorder.reached(y).hops
+
+    Values are computed as ever. Memory is some 4 bytes for each element and source, twice.
+    """
+
+    def __init__(self, sources: int = 1) -> None:
+        self.sources = sources
+        self.rows = 2 * sources + 2
+        self.work = 0
+        """Operations that depend on a source."""
+        self._shadows: dict[int, tuple[torch.UntypedStorage, Tensor, int]] = {}
+        self._chains: dict[int, int] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(_Functions(self))
+        self._stack.enter_context(_Operations(self))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    # What callers ask
+
+    def source(self, number: int, *tensors: Tensor) -> None:
+        """All elements of these tensors are source `number`."""
+        for tensor in tensors:
+            shadow = self.shadow(tensor)
+            for row in (number, self.sources + number, *range(2 * self.sources, self.rows)):
+                shadow[row].zero_()
+
+    def reached(self, tensor: Tensor) -> Reached:
+        shadow = self.shadow(tensor) if self.is_known(tensor) else self.nowhere(tensor.shape)
+        depth, ideal = shadow[2 * self.sources :].clone()
+        zero = torch.zeros(())
+        return Reached(
+            hops=shadow[: self.sources].clone(),
+            steps=shadow[self.sources : 2 * self.sources].clone(),
+            depth=torch.where(depth == INFINITY, zero, -depth),
+            ideal=torch.where(ideal == INFINITY, zero, -ideal),
+        )
+
+    def chain(self, tensor: Tensor) -> int:
+        """Kernel depth by storage in place of element: larger where a buffer is written in parts."""
+        return self._chains.get(_key(tensor), 0)
+
+    # What rules use
+
+    def is_known(self, tensor: Tensor) -> bool:
+        """Whether anything was ever recorded of its storage; if not, no source reaches it."""
+        return _key(tensor) in self._shadows
+
+    def shadow(self, tensor: Tensor) -> Tensor:
+        """(rows, *shape), a view: what is written to it is recorded."""
+        storage = tensor.untyped_storage()
+        size = tensor.element_size()
+        known = self._shadows.get(_key(tensor))
+        if known is None:
+            elements = max(1, storage.nbytes() // size)
+            known = storage, torch.full((self.rows, elements), INFINITY), size
+            self._shadows[_key(tensor)] = known
+        elif known[2] != size:
+            raise CannotTrace(
+                "a view in another type of another size: its elements are not those of its base"
+            )
+        strides = (known[1].stride(0), *tensor.stride())
+        return known[1].as_strided((self.rows, *tensor.shape), strides, tensor.storage_offset())
+
+    def nowhere(self, shape: Sequence[int]) -> Tensor:
+        """The shadow of what no source reaches."""
+        return torch.full((self.rows, *shape), INFINITY)
+
+    def read(self, tensor: Tensor) -> Tensor:
+        return self.shadow(tensor) if self.is_known(tensor) else self.nowhere(tensor.shape)
+
+    def unreached(self, tensor: Tensor) -> Tensor:
+        """(*shape) bool: no source reaches the element."""
+        if not self.is_known(tensor):
+            return torch.ones(tensor.shape, dtype=torch.bool)
+        return self.shadow(tensor)[2 * self.sources] == INFINITY
+
+    def is_reached(self, tensor: Tensor) -> bool:
+        return self.is_known(tensor) and not bool(self.unreached(tensor).all())
+
+    def cost(self, ideal: int, dimensions: int) -> Tensor:
+        """Of one operation whose depth on ideally many processors is `ideal`, to be added to a shadow."""
+        values = torch.zeros(self.rows)
+        values[self.sources : 2 * self.sources] = 1
+        values[-2], values[-1] = -1, -ideal
+        return values.view(-1, *[1] * dimensions)
+
+    # What the modes tell
+
+    def hop(self, tensor: Tensor) -> None:
+        if self.is_known(tensor):
+            self.shadow(tensor)[: self.sources] += 1
+
+    def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
+        from benchmark.measure.dependence import Call
+
+        given = [one for one in tree_iter((args, kwargs)) if isinstance(one, Tensor)]
+        made = [one for one in tree_iter(outputs) if isinstance(one, Tensor)]
+        call = Call(self, func, args, kwargs, given, made)
+        if call.is_view:
+            return
+        if not any(map(self.is_reached, given)):
+            for tensor in made:  # a buffer that is overwritten with what no source reaches
+                if self.is_known(tensor):
+                    self.shadow(tensor).fill_(INFINITY)
+            return
+        counted = call.run()
+        chain = max(self.chain(tensor) for tensor in call.read) + counted
+        self.work += counted
+        for tensor in made:
+            key = _key(tensor)
+            self._chains[key] = max(self._chains.get(key, 0), chain)
+
+
+def _key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+class _Operations(TorchDispatchMode):
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        self._recorder.operation(func, args, kwargs or {}, outputs)
+        return outputs
+
+
+_LEAVING = {
+    Tensor.tolist: "tolist()",
+    Tensor.numpy: "numpy()",
+    Tensor.item: "item()",
+    Tensor.__array__: "numpy's conversion",
+    Tensor.__bool__: "a decision in Python (if, while, and)",
+    Tensor.__float__: "float()",
+    Tensor.__int__: "int()",
+    Tensor.__index__: "its use as an index in Python",
+    Tensor.__contains__: "`in`",
+}
+
+
+class _Functions(TorchFunctionMode):
+    """Sees what the operations below do not: declared mixing, and values that leave for Python."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is mixed:
+            (tensor,) = args
+            self._recorder.hop(tensor)
+            return tensor
+        if func in _LEAVING and self._recorder.is_reached(args[0]):
+            raise CannotTrace(
+                f"{_LEAVING[func]} takes a value that depends on the input out of the tensors, and what "
+                "follows from it cannot be seen; keep it on the device (torch.where, argmax, index_select)"
+            )
+        return func(*args, **kwargs)
