@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers.mixing import mixed
+
 
 class NormalisedLinear(nn.Module):
     """A linear layer whose rows have a learned length: w = g v / |v| (Salimans and Kingma 2016).
@@ -43,4 +45,5 @@ class GatedConvolution(nn.Module):
         """(B, T + kernel - 1, inputs) to (B, T, D); the caller pads, and so decides what is seen."""
         length = x.shape[1] - self.kernel + 1
         windows = torch.cat([x[:, offset : offset + length] for offset in range(self.kernel)], -1)
-        return F.glu(self.linear(windows), -1)
+        y = F.glu(self.linear(windows), -1)
+        return mixed(y) if self.kernel > 1 else y

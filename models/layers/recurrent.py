@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.layers.mixing import mixed
+
 
 def reversal(mask: Tensor) -> Tensor:
     """Flat row numbers (B * S,) that reverse each sentence in place; padding stays where it is.
@@ -47,6 +49,8 @@ class Recurrence(nn.LSTM):
     2015).
     """
 
+    fused = True
+    """Whether a sequence is one kernel; else it is one cell after another, equal to rounding."""
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
     bias_ih_l0: Tensor
@@ -60,7 +64,9 @@ class Recurrence(nn.LSTM):
             self.bias_ih_l0[width : 2 * width] = 1.0
 
     def sequence(self, x: Tensor, start: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Hidden states (B, T, D) of the whole sequence in one fused call from `start`, h and c (B, D)."""
+        """Hidden states (B, T, D) of the whole sequence from `start`, h and c (B, D), else zeros."""
+        if not self.fused:
+            return self._cell_by_cell(x, start)
         if torch.is_autocast_enabled("cpu") and x.device.type == "cpu":
             # Left to itself, autocast casts inside oneDNN's kernel, which fails on a processor without bf16.
             x = x.to(torch.get_autocast_dtype("cpu"))
@@ -71,9 +77,20 @@ class Recurrence(nn.LSTM):
 
     def step(self, x: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """h and c (B, D) after one more input (B, in)."""
-        return torch.lstm_cell(
+        h, c = torch.lstm_cell(
             x, past, self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
         )
+        return mixed(h), mixed(c)
+
+    def _cell_by_cell(self, x: Tensor, start: tuple[Tensor, Tensor] | None) -> Tensor:
+        if start is None:
+            zeros = x.new_zeros(x.shape[0], self.hidden_size)
+            start = zeros, zeros
+        outputs, state = [], start
+        for position in x.unbind(1):
+            state = self.step(position, state)
+            outputs.append(state[0])
+        return torch.stack(outputs, 1)
 
 
 class BidirectionalRecurrence(nn.Module):
