@@ -16,7 +16,7 @@ from benchmark.config import ROOT, RunOptions
 from benchmark.engines import local
 from benchmark.engines.child import failed_record
 from benchmark.engines.local import child_environment
-from benchmark.record import read_record
+from benchmark.record import available_cores, read_record
 from benchmark.request import request_from
 from benchmark.store import StudyFolder
 from benchmark.study import Resolved, make, remaining
@@ -249,7 +249,7 @@ def test_a_cell_that_failed_in_another_worker_meanwhile_has_had_its_try(two_cell
     engine = local.LocalEngine(local.Supervisor(), folder, options)
     ends = list(engine.run(cells, lambda cell: None))
     assert ran == [cells[0].run_id]
-    assert [end.record.failure for end in ends] == ["here", "in another worker"]
+    assert [end.record and end.record.failure for end in ends] == ["here", "in another worker"]
 
 
 def test_a_run_whose_lease_was_taken_ends_without_a_record(tmp_path):
@@ -279,7 +279,7 @@ def test_a_signal_is_heard_while_another_worker_makes_the_study(tmp_path):
     assert "goes on where it stopped" in said and "Traceback" not in said
 
 
-@pytest.mark.skipif(local.available_cores() < 2, reason="needs two cores for two cells at once")
+@pytest.mark.skipif(available_cores() < 2, reason="needs two cores for two cells at once")
 def test_the_first_failure_ends_the_runs_beside_it(tmp_path):
     process = command(tmp_path, {0: "sleep", 1: "raise"}, "seed=0,1,2", "--threads", "1", "--fail-fast")
     _, said = process.communicate(timeout=120)

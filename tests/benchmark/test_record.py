@@ -19,6 +19,7 @@ from benchmark.record import (
     Shared,
     SpeedRecord,
     SpeedRow,
+    TrainRecord,
     UnreadableRecord,
     available_cores,
     read_record,
@@ -90,6 +91,7 @@ def test_a_record_is_read_without_its_curve_and_with_what_others_have_too():
         assert light == whole.model_copy(update={"curve": []} if whole.kind == "train" else {})
         assert record_bytes(light) == record_bytes(light.model_copy())
     first, second = (shared.slim(record_from_bytes(record_bytes(FULL), "r")) for _ in range(2))
+    assert isinstance(first, TrainRecord) and isinstance(second, TrainRecord)
     assert first.provenance is second.provenance
     assert first.experiment["model"] is second.experiment["model"]
 

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -38,12 +39,12 @@ SEARCH = {
 class Machine:
     """What stands in for processes: each run ends as its learning rate and model say."""
 
-    ends: dict = field(default_factory=dict)
+    ends: dict[Any, Any] = field(default_factory=dict)
     """By model and learning rate, or by model: a status, a validation loss, or an exception."""
-    ran: list = field(default_factory=list)
-    speeds: list = field(default_factory=list)
+    ran: list[tuple[str, int | None, int, float]] = field(default_factory=list)
+    speeds: list[list[str]] = field(default_factory=list)
     speed_end: str = "done"
-    said: list = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
 
     def run_cell(self, supervisor, cell, folder, options, devices=None):
         rate = cell.experiment.training.learning_rate

@@ -592,7 +592,7 @@ def test_what_a_search_has_decided_is_frozen_and_its_trials_with_it(tmp_path, fo
         with pytest.raises(UserError, match=text):
             make(request_from([path, *arguments]), folder, resolve)
     assert folder.study_path.read_bytes() == before
-    chosen = {key: {} for key in decisions(folder)}
+    chosen = {key: dict[str, object]() for key in decisions(folder)}
     make(request_from([path, "search.trials=4"], chosen=chosen), folder, resolve)
     elsewhere = StudyFolder(tmp_path / "results", "t")
     elsewhere.prepare()

@@ -67,14 +67,14 @@ class Cells(nn.Module):
 class Convolutions(nn.Module):
     def __init__(self, kernel, layers, *, dilated=False, causal=True):
         super().__init__()
-        self.causal = causal
-        dilations = [kernel**layer if dilated else 1 for layer in range(layers)]
-        self.layers = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, kernel, dilation=one) for one in dilations)
+        self.causal, self.kernel = causal, kernel
+        self.dilations = [kernel**layer if dilated else 1 for layer in range(layers)]
+        self.layers = nn.ModuleList(nn.Conv1d(WIDTH, WIDTH, kernel, dilation=one) for one in self.dilations)
 
     def forward(self, x):
         x = x.transpose(1, 2)
-        for layer in self.layers:
-            wide = (layer.kernel_size[0] - 1) * layer.dilation[0]
+        for layer, dilation in zip(self.layers, self.dilations, strict=True):
+            wide = (self.kernel - 1) * dilation
             x = mixed(layer(F.pad(x, (wide, 0) if self.causal else (wide // 2, wide - wide // 2))))
         return x.transpose(1, 2)
 
