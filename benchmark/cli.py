@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from benchmark.record import Record, TrainRecord
     from benchmark.report.layout import Table
     from benchmark.report.study_results import StudyResults
-    from benchmark.request import Cell, Chosen, Request
+    from benchmark.request import Cell, Request
     from benchmark.store import StudyFolder
     from benchmark.study import Made
 
@@ -186,15 +186,12 @@ def run(
     from benchmark.request import request_from
     from benchmark.store import StudyFolder
 
-    def ask(chosen: Chosen | None = None) -> Request:
-        return request_from(what, study=study, trust_code=trust_code, chosen=chosen)
-
-    request = ask()
+    request = request_from(what, study=study, trust_code=trust_code)
     folder = StudyFolder(results, request.study)
     if dry_run:
         from benchmark.running import planned
 
-        _show_cells(planned(request, ask, folder), folder, as_json)
+        _show_cells(planned(request, folder), folder, as_json)
         return 0
     options = RunOptions(
         results=results,
@@ -212,7 +209,7 @@ def run(
 
         check_devices(options)
     given = _record_to_replay(what, folder)
-    code = _run_study(request, ask, folder, options, as_json, fail_fast)
+    code = _run_study(request, folder, options, as_json, fail_fast)
     return max(code, _say_reproduction(given, request, folder)) if given and code in (0, 3) else code
 
 
@@ -232,7 +229,6 @@ def _data_directory(given: Path | None) -> Path:
 
 def _run_study(
     request: Request,
-    ask: Callable[[Chosen], Request],
     folder: StudyFolder,
     options: RunOptions,
     as_json: bool,
@@ -253,7 +249,7 @@ def _run_study(
     say(why)
     options = dataclasses.replace(options, wandb=mode)
     try:
-        outcome = StudyRun(ask, folder, options, say=say, fail_fast=fail_fast).run(request)
+        outcome = StudyRun(folder, options, say=say, fail_fast=fail_fast).run(request)
     except Interrupted as error:
         say(f"{error}; started again, the study goes on where it stopped")
         return error.exit_code
@@ -384,6 +380,7 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
                 "model": cell.model_preset,
                 "task": cell.task_preset,
                 "seed": cell.experiment.seed,
+                "trial": cell.trial,
                 "status": status,
                 "failure": failure,
             }
@@ -393,7 +390,8 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
     else:
         show(terminal_table(load_study(folder.path, folder), _width()))
         say(f"again at any time:  seqbench report {folder.path}")
-    return any(one["status"] != "done" for one in runs)
+    # A trial of a search is a trial however it ended.
+    return any(one["status"] != "done" and one["trial"] is None for one in runs)
 
 
 def _width() -> int:

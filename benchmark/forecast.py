@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -29,13 +30,13 @@ class Planned:
 def forecast(cells: Sequence[tuple[Cell, str | None]], folder: StudyFolder) -> list[Planned]:
     """The cells with their state and what they are expected to take."""
     records = {run_id: _record(folder, run_id) for _, run_id in cells if run_id is not None}
-    taken, memory = [], dict[str, int]()
+    pace, memory = Pace(), dict[str, int]()
     for cell, run_id in cells:
         record, _ = records.get(run_id or "", (None, ""))
         if record is None or record.status != "done":
             continue
         if record.wall_seconds_total is not None:
-            taken.append((cell, record.wall_seconds_total))
+            pace.add(cell, record.wall_seconds_total)
         if record.peak_memory_bytes is not None:
             memory[cell.model_preset] = max(memory.get(cell.model_preset, 0), record.peak_memory_bytes)
     planned = []
@@ -47,7 +48,7 @@ def forecast(cells: Sequence[tuple[Cell, str | None]], folder: StudyFolder) -> l
                 cell=cell,
                 run_id=run_id,
                 status=status,
-                seconds=expected_seconds([cell], taken) if missing else None,
+                seconds=pace.seconds(cell) if missing else None,
                 memory_bytes=memory.get(cell.model_preset) if missing else None,
             )
         )
@@ -57,7 +58,7 @@ def forecast(cells: Sequence[tuple[Cell, str | None]], folder: StudyFolder) -> l
 def _record(folder: StudyFolder, run_id: str) -> tuple[TrainRecord | None, str]:
     """The record of a run, where there is a whole one, and its state in a word."""
     try:
-        record = folder.run(run_id).record()
+        record = folder.record(run_id)
     except UnreadableRecord:
         return None, "unreadable"
     return (record, record.status) if isinstance(record, TrainRecord) else (None, "to do")
@@ -85,30 +86,40 @@ def summary(planned: Sequence[Planned]) -> list[str]:
     return lines
 
 
-def expected_seconds(cells: Iterable[Cell], taken: Sequence[tuple[Cell, float]]) -> float | None:
-    """What the cells will take, from what others took: of the same model, by their steps; else by the steps
-    that were timed when the study was made; None without either.
+class Pace:
+    """What runs take, from what others took: of the same model, by their steps; else by the steps that were
+    timed when the study was made.
 
-    A cell of a model of which none has run is taken to last as long as the mean of the others.
+    A run of a model of which none has ended is taken to last as long as the mean of the others.
     """
-    rates: dict[str, list[float]] = {}
-    for cell, seconds in taken:
-        rates.setdefault(cell.model_preset, []).append(seconds / (cell.experiment.training.steps or 1))
-    total = 0.0
-    for cell in cells:
-        steps, rate = cell.experiment.training.steps, rates.get(cell.model_preset)
+
+    def __init__(self) -> None:
+        self._rates: dict[str, list[float]] = {}
+        self._taken: list[float] = []
+
+    def add(self, cell: Cell, seconds: float) -> None:
+        """What one took."""
+        rate = seconds / (cell.experiment.training.steps or 1)
+        self._rates.setdefault(cell.model_preset, []).append(rate)
+        self._taken.append(seconds)
+
+    def seconds(self, cell: Cell) -> float | None:
+        """What one will take; None where nothing tells."""
+        steps, rates = cell.experiment.training.steps, self._rates.get(cell.model_preset)
         timed = cell.measured.get("seconds_per_step") if isinstance(cell, FrozenCell) else None
-        if steps is not None and rate is not None:
-            total += steps * sum(rate) / len(rate)
-        elif steps is not None and timed is not None:
-            total += steps * timed
-        elif cell.experiment.training.seconds is not None:
-            total += cell.experiment.training.seconds
-        elif taken:
-            total += sum(seconds for _, seconds in taken) / len(taken)
-        else:
-            return None
-    return total
+        if steps is not None and rates is not None:
+            return steps * statistics.fmean(rates)
+        if steps is not None and timed is not None:
+            return float(steps * timed)
+        if cell.experiment.training.seconds is not None:
+            return cell.experiment.training.seconds
+        return statistics.fmean(self._taken) if self._taken else None
+
+    def together(self, cells: Iterable[Cell]) -> float | None:
+        """What they will take one after another; None where nothing tells of one of them."""
+        each = [self.seconds(cell) for cell in cells]
+        known = [one for one in each if one is not None]
+        return sum(known) if len(known) == len(each) else None
 
 
 def duration(seconds: float) -> str:

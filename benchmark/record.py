@@ -345,7 +345,7 @@ def _document(data: bytes, name: str) -> dict[str, Any]:
     """JSON of a known version and kind."""
     try:
         document = json.loads(
-            data.decode(), parse_constant=_refused_constant, object_pairs_hook=_without_repeats
+            data.decode(), parse_constant=refused_constant, object_pairs_hook=without_repeats
         )
     except (ValueError, RecursionError) as error:
         raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
@@ -408,11 +408,13 @@ def _checksum_of_version_1(document: dict[str, Any], name: str) -> str:
         raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
 
 
-def _refused_constant(constant: str) -> None:
+def refused_constant(constant: str) -> None:
+    """NaN and infinity are no JSON."""
     raise ValueError(f"{constant} is no number of a record")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose every field is given once."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("a field is given twice")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -41,7 +41,7 @@ from benchmark.config import (
 )
 from benchmark.record import read_record
 from benchmark.search import Search, Space, search_from, trial_values
-from benchmark.store import checked_name, load_study_yaml
+from benchmark.store import checked_name, differences, load_study_yaml
 
 SCHEMA_VERSION = 1
 MEASUREMENTS = ("train", "speed", "overhead")
@@ -91,9 +91,13 @@ class Request:
     """Of the comparison; empty as long as its search is not decided."""
     trials: tuple[Cell, ...] = ()
     """Of the search, model by model."""
+    search: Mapping[str, Any] | None = None
+    """Its trials, seed and training, which are the same for all models."""
     undecided: int = 0
     """How many cells the comparison will have, as long as its search is not decided."""
-    chosen: tuple[Mapping[str, Any], ...] = ()
+    after_search: Callable[[Chosen], Request] | None = None
+    """The request with the cells of the comparison, from what the search has chosen."""
+    decided: tuple[Mapping[str, Any], ...] = ()
     """What a frozen study says of its search's decisions, where it is that which is asked for."""
 
 
@@ -136,16 +140,15 @@ def request_from(
     *,
     study: str | None = None,
     trust_code: bool = False,
-    chosen: Chosen | None = None,
 ) -> Request:
-    """The cells that the arguments of `seqbench run` ask for.
+    """The cells that the arguments of `seqbench run` ask for; of a study with a search its trials, and how to
+    go on from there.
 
     Args:
         arguments: at most one study (a preset's name, a study file, a frozen `study.yaml`, or a
             `record.json`), and any number of `field=value`.
         study: the study's name, instead of the one that follows from the arguments.
         trust_code: whether files outside the repository may run that only a study or a record names.
-        chosen: what the study's search has decided; without it, a study with a search has trials alone.
 
     Raises:
         UserError: the first mistake in any cell.
@@ -161,36 +164,51 @@ def request_from(
             override = parse_override(argument)
             _set(line, override.path, override.value)
     base, frozen, default_name = _source(names[0]) if names else ({}, [], "")
+    if not frozen and not names and not line:
+        raise UserError(
+            f"nothing to run; give a study ({', '.join(presets('studies'))}) or model=... task=..."
+        )
+    if frozen and line:
+        raise UserError(
+            f"{names[0]}: holds finished cells, which take no field=value; start from a study file"
+        )
+
+    def made(cells: Sequence[Cell], trials: Sequence[Cell], **rest: Any) -> Request:
+        name = default_name
+        if not name:
+            tasks = sorted({cell.task_preset for cell in (*cells, *trials)})
+            name = f"try-{tasks[0]}" if len(tasks) == 1 else "try"
+        return Request(study=checked_name(study or name), cells=tuple(cells), trials=tuple(trials), **rest)
+
     if frozen:
-        if line:
-            raise UserError(
-                f"{names[0]}: holds finished cells, which take no field=value; start from a study file"
-            )
         cells = [_thawed(cell, names[0], trust_code) for cell in frozen]
         trials = [cell for cell in cells if cell.trial is not None]
         cells = [cell for cell in cells if cell.trial is None]
-        if trials and not cells:
-            raise UserError(
-                f"{names[0]}: its search is not decided, and only the study file says what is compared then; "
-                "start that again"
-            )
-        measure = base.get("measure", ["train"])
-    else:
-        if not names and not line:
-            raise UserError(
-                f"nothing to run; give a study ({', '.join(presets('studies'))}) or model=... task=..."
-            )
-        cells, trials, measure = _grid(base, line, trust_code, chosen)
-    if not default_name:
-        tasks = sorted({cell.task_preset for cell in (*cells, *trials)})
-        default_name = f"try-{tasks[0]}" if len(tasks) == 1 else "try"
-    return Request(
-        study=checked_name(study or default_name),
-        measure=_measure(measure),
-        cells=tuple(cells),
-        trials=tuple(trials),
-        chosen=tuple(base.get("chosen", ())) if frozen else (),
-    )
+        compared = {(cell.model_preset, cell.task_preset) for cell in cells}
+        for cell in trials:
+            if (cell.model_preset, cell.task_preset) not in compared:
+                raise UserError(
+                    f"{names[0]}: the search of {cell.model_preset} on {cell.task_preset} is not decided, "
+                    "and only the study file says what is compared then; start that again"
+                )
+        return made(
+            cells,
+            trials,
+            measure=tuple(base.get("measure", ["train"])),
+            search=base.get("search"),
+            decided=tuple(base.get("chosen", ())),
+        )
+    grid = _Grid(base, line, trust_code)
+
+    def asked(chosen: Chosen | None) -> Request:
+        cells, trials = grid.cells(chosen or {}), grid.trials
+        grid.check(cells)
+        rest: dict[str, Any] = {"measure": grid.measure, "search": grid.search and grid.search.identity}
+        if trials and chosen is None:
+            return made([], trials, **rest, undecided=len(cells), after_search=asked)
+        return made(cells, trials, **rest)
+
+    return asked(None)
 
 
 def _set(layer: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
@@ -226,7 +244,7 @@ def _source(name: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     raw = load_study_yaml(path)
     if "cells" in raw:
         stored = stored_study(raw, path)
-        kept = {"measure": stored["measure"], "chosen": stored["chosen"]}
+        kept = {name: stored[name] for name in ("measure", "search", "chosen")}
         return kept, stored["cells"], str(raw.get("study"))
     # The keys of per_model are names, which may hold dots.
     per_model = raw.pop("per_model", None) or {}
@@ -323,61 +341,118 @@ def _matches(value: Any) -> list[str | None]:
     return list(dict.fromkeys(values))
 
 
-def _grid(
-    base: Mapping[str, Any], line: dict[str, Any], trust_code: bool, chosen: Chosen | None
-) -> tuple[list[Cell], list[Cell], Any]:
-    """Cells, trials, and what is measured."""
-    measure = line.pop("measure", base.get("measure", ["train"]))
-    matches = _matches(line.pop("match", base.get("match")))
-    search = search_from(merged({"search": base.get("search", {})}, {"search": line.pop("search", {})}))
-    for kind in ("model", "task"):
-        section = line.setdefault(kind, {})
-        if not isinstance(section, dict):
-            raise UserError(f"{kind}: must be a preset's name or fields, got {shown(section)}")
-    models = _choices("model", base.get("model"), line["model"])
-    tasks = _choices("task", base.get("task"), line["task"])
-    line = {key: value for key, value in line.items() if value != {}}
-    study_layer = {key: base[key] for key in ("data", "training", "evaluation", "seed") if key in base}
-    per_model = base.get("per_model", {})
-    known = {*presets("models"), *(model.label for model in models)}
-    for label in per_model:
-        if label not in known:
-            raise unknown_name("per_model", label, known)
-    if search is not None or matches != [None]:
-        _refuse_one_label("model", models)
-        _refuse_one_label("task", tasks)
-    for label in search.spaces if search is not None else ():
-        if label not in known:
-            raise unknown_name("search.spaces", label, known)
-    cells: list[Cell] = []
-    trials: list[Cell] = []
-    for model in models:
-        for task in tasks:
-            own = dict(per_model.get(model.label, {}))
-            settings = own.pop("settings", base.get("settings", [{}]))
-            layers = [{"task": {}}, *task.layers, *model.layers, study_layer, own]
-            if search is not None:
-                raw = merged(*layers, line)
-                space = search.space(model.label, raw.pop("search", None))
-                _refuse_overrides(space, model.label, line, settings)
-                trials += _trials(raw, model, task, search, space, trust_code)
-                if chosen is None:
-                    continue
-                layers.append(chosen[model.label, task.label])
-            for one in settings:
-                raw = merged(*layers, one, line)
-                raw.pop("search", None)
-                for match in matches:
-                    cells += _expanded(raw, model, task, trust_code, match=match)
-                    if len(cells) > MAXIMUM_CELLS:
-                        raise _too_many_cells()
-    if matches != [None]:
-        _check_match(cells or trials)
-    # One seed of every model before the next seed, so that a study that is cut off can be read.
-    places: dict[int, int] = {}
+class _Grid:
+    """Fields of a study and of the command line, and the cells that they span."""
+
+    def __init__(self, base: Mapping[str, Any], line: dict[str, Any], trust_code: bool) -> None:
+        self.measure = _measure(line.pop("measure", base.get("measure", ["train"])))
+        self._matches = _matches(line.pop("match", base.get("match")))
+        self.search = search_from(
+            merged({"search": base.get("search", {})}, {"search": line.pop("search", {})})
+        )
+        for kind in ("model", "task"):
+            section = line.setdefault(kind, {})
+            if not isinstance(section, dict):
+                raise UserError(f"{kind}: must be a preset's name or fields, got {shown(section)}")
+        self._models = _choices("model", base.get("model"), line["model"])
+        self._tasks = _choices("task", base.get("task"), line["task"])
+        self._line = {key: value for key, value in line.items() if value != {}}
+        self._layer = {key: base[key] for key in ("data", "training", "evaluation", "seed") if key in base}
+        self._settings = base.get("settings", [{}])
+        self._per_model = base.get("per_model", {})
+        self._trust_code = trust_code
+        self._check_names()
+        self.trials = tuple(self._trials())
+
+    def _check_names(self) -> None:
+        known = {*presets("models"), *(model.label for model in self._models)}
+        spaces = self.search.spaces if self.search is not None else {}
+        for where, labels in (("per_model", self._per_model), ("search.spaces", spaces)):
+            for label in labels:
+                if label not in known:
+                    raise unknown_name(where, label, known)
+        if self.search is not None or self._matches != [None]:
+            _refuse_one_label("model", self._models)
+            _refuse_one_label("task", self._tasks)
+
+    def _layers(self, model: _Choice, task: _Choice) -> list[Mapping[str, Any]]:
+        own = dict(self._per_model.get(model.label, {}))
+        own.pop("settings", None)
+        return [{"task": {}}, *task.layers, *model.layers, self._layer, own]
+
+    def _settings_of(self, model: _Choice) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._per_model.get(model.label, {}).get("settings", self._settings)
+        return found
+
+    def _trials(self) -> Iterator[Cell]:
+        if self.search is None:
+            return
+        for model in self._models:
+            for task in self._tasks:
+                raw = merged(*self._layers(model, task), self._line)
+                space = self.search.space(model.label, raw.pop("search", None))
+                _refuse_overrides(space, model.label, self._line, self._settings_of(model))
+                if self._matches != [None] and any(name.startswith("data.") for name in space):
+                    raise UserError(
+                        f"search: {model.label}: a match holds the data equal, so that no space varies them"
+                    )
+                yield from _trials(raw, model, task, self.search, space, self._trust_code)
+
+    def cells(self, chosen: Chosen) -> list[Cell]:
+        """Of the comparison. What has no choice yet stands as its recipe says."""
+        cells: list[Cell] = []
+        for model in self._models:
+            for task in self._tasks:
+                decided = chosen.get((model.label, task.label), {})
+                if chosen and self.search is not None and (model.label, task.label) not in chosen:
+                    raise UserError(
+                        f"search: nothing is decided for {model.label} on {task.label}; in this study it has "
+                        "another name"
+                    )
+                for one in self._settings_of(model):
+                    raw = merged(*self._layers(model, task), decided, one, self._line)
+                    raw.pop("search", None)
+                    for match in self._matches:
+                        cells += _expanded(raw, model, task, self._trust_code, match=match)
+                        if len(cells) > MAXIMUM_CELLS:
+                            raise _too_many_cells()
+        # One seed of every model before the next seed, so that a study that is cut off can be read.
+        places: dict[int, int] = {}
+        for cell in cells:
+            places.setdefault(cell.experiment.seed, len(places))
+        return sorted(cells, key=lambda cell: places[cell.experiment.seed])
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        if self._matches != [None]:
+            _check_match(cells)
+            references(cells)
+
+
+def references(cells: Sequence[Cell]) -> list[Cell | None]:
+    """Of each cell the one it is matched to: the first of its match on its data; None without a match.
+
+    Raises:
+        UserError: the study's first model does not run on the data of another one.
+    """
+    first: dict[str, Cell] = {}
+    found: list[Cell | None] = []
     for cell in cells:
-        places.setdefault(cell.experiment.seed, len(places))
-    return sorted(cells, key=lambda cell: places[cell.experiment.seed]), trials, measure
+        if cell.match is None:
+            found.append(None)
+            continue
+        document = cell.experiment.document()
+        leader = first.setdefault(cell.match, cell)
+        reference = first.setdefault(
+            canonical_json([cell.match, cell.task_preset, document["task"], document["data"]]), cell
+        )
+        if reference.model_preset != leader.model_preset:
+            changed = "; ".join(differences(leader.experiment.document()["data"], document["data"], "data"))
+            raise UserError(
+                f"match: {cell.match}: {leader.model_preset}, which the others are matched to, does not run "
+                f"on the data of {reference.model_preset}: {changed or f'task {cell.task_preset}'}"
+            )
+        found.append(reference)
+    return found
 
 
 def _too_many_cells() -> UserError:
@@ -578,4 +653,8 @@ def stored_study(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     chosen = raw.get("chosen", [])
     if not isinstance(chosen, list) or not all(isinstance(one, dict) for one in chosen):
         raise UserError(f"{path}: chosen: is not what seqbench wrote")
-    return {**raw, "measure": list(_measure(raw.get("measure", ["train"]))), "chosen": chosen}
+    search = raw.get("search")
+    if search is not None and not isinstance(search, dict):
+        raise UserError(f"{path}: search: is not what seqbench wrote")
+    measure = list(_measure(raw.get("measure", ["train"])))
+    return {**raw, "measure": measure, "search": search, "chosen": chosen}

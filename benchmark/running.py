@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from benchmark.config import RunOptions, UserError, nested, varying_fields
+from benchmark.config import BUDGETS, RunOptions, UserError, nested, varying_fields
 from benchmark.engines import Finished
 from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell
-from benchmark.forecast import duration, expected_seconds
-from benchmark.record import TrainRecord, UnreadableRecord
-from benchmark.request import Cell, Chosen, Request
+from benchmark.forecast import Pace, duration
+from benchmark.record import TrainRecord
+from benchmark.request import Chosen, Request
 from benchmark.search import best_trial
 from benchmark.store import StudyFolder
 from benchmark.study import (
@@ -63,16 +63,9 @@ class StudyRun:
     """One worker's way through a study."""
 
     def __init__(
-        self,
-        ask: Callable[[Chosen], Request],
-        folder: StudyFolder,
-        options: RunOptions,
-        *,
-        say: Say,
-        fail_fast: bool = False,
+        self, folder: StudyFolder, options: RunOptions, *, say: Say, fail_fast: bool = False
     ) -> None:
-        """`ask` gives the cells of the comparison, from what a search has chosen."""
-        self._ask, self._folder, self._options = ask, folder, options
+        self._folder, self._options = folder, options
         self._say, self._fail_fast = say, fail_fast
         self._supervisor = Supervisor()
 
@@ -86,12 +79,13 @@ class StudyRun:
         """
         with self._supervisor.handling_signals():
             outcome = Outcome(made=self._make(request))
-            if any(cell.trial is not None for cell in outcome.made.cells):
+            if request.after_search is not None:
                 chosen = self._search(outcome)
                 if chosen is None:
                     return outcome
-                outcome.made = self._make(self._ask(chosen))
-            self._run_missing(outcome, [cell for cell in outcome.made.runs if cell.trial is None])
+                outcome.made = self._make(request.after_search(chosen))
+            if "train" in outcome.made.measure:
+                self._run_missing(outcome, [cell for cell in outcome.made.runs if cell.trial is None])
             if not (self._fail_fast and outcome.is_unhappy):
                 self._run_speed(outcome)
         return outcome
@@ -107,19 +101,18 @@ class StudyRun:
         return FileLock(self._folder.path / ".study.lock")
 
     def _run_missing(self, outcome: Outcome, cells: Sequence[FrozenCell]) -> None:
-        made = outcome.made
-        todo = remaining(cells, self._folder) if "train" in made.measure else []
+        todo = remaining(cells, self._folder)
         outcome.asked += len(todo)
-        self._say(_plan(self._folder, made, len(todo)))
+        self._say(_plan(self._folder, outcome.made, len(cells), len(todo)))
         if not todo:
             return
         engine = LocalEngine(self._supervisor, self._folder, self._options)
-        lines = _Lines(todo, self._say)
+        lines, leased = _Lines(todo, self._say), []
         for finished in engine.run(todo, lines.started):
             lines.finished(finished)
             record = finished.record
             if finished.leased_by:
-                outcome.leased += 1
+                leased.append(finished.cell)
             elif record is None:
                 outcome.refused += 1
             elif record.status == "failed":
@@ -127,6 +120,8 @@ class StudyRun:
             if self._fail_fast and outcome.is_unhappy:
                 self._say("stopped at the first failure, as asked; started again, the study goes on")
                 break
+        # They may have ended while this worker did something else.
+        outcome.leased += sum(self._folder.result(cell.run_id) is None for cell in leased)
 
     def _search(self, outcome: Outcome) -> Chosen | None:
         """Run the trials of what is not decided, and decide; None as long as trials are missing."""
@@ -146,36 +141,42 @@ class StudyRun:
                 return None
             with self._alone():
                 decide([one for one in found if one is not None], self._folder)
-            decided = decisions(self._folder)
+            decided = decisions(self._folder)  # another worker may have decided before
+            for key in trials:
+                self._say(self._choice(decided[key]))
         return {key: nested(one.settings) for key, one in decided.items()}
 
     def _decision(self, cells: Sequence[FrozenCell]) -> Decision | None:
         """By the trials of one model on one task; None while one has no record."""
-        records = [_train_record(self._folder, cell) for cell in cells]
-        found = [record for record in records if record is not None]
+        records = [self._folder.readable(cell.run_id) for cell in cells]
+        found = [record for record in records if isinstance(record, TrainRecord)]
         if len(found) < len(cells):
             return None
         best = best_trial(found)
         index = 0 if best is None else found.index(best)
         cell = cells[index]
-        settings = varying_fields(one.experiment for one in found)[index]
-        which = f"{cell.model_preset} on {cell.task_preset}"
-        if best is None:
-            self._say(f"search: {which}: none of the {len(cells)} trials ended well; its recipe is compared")
-        else:
-            shown = ", ".join(f"{name}={value}" for name, value in settings.items())
-            self._say(
-                f"search: {which}: trial {cell.trial} of {len(cells)} has the lowest validation loss, "
-                f"{best.validation_loss:.3f}: {shown} (run {best.run_id})"
-            )
         assert cell.trial is not None
+        # What follows from a trial's own budget is no setting of the comparison.
+        budgets = {f"training.{name}" for name in BUDGETS}
+        varying = varying_fields(one.experiment for one in found)[index]
         return Decision(
             model=cell.model_preset,
             task=cell.task_preset,
             trials=len(cells),
             trial=cell.trial,
             run_id=cell.run_id,
-            settings=settings,
+            settings={name: value for name, value in varying.items() if name not in budgets},
+        )
+
+    def _choice(self, decision: Decision) -> str:
+        which = f"search: {decision.model} on {decision.task}"
+        record = self._folder.readable(decision.run_id)
+        if not isinstance(record, TrainRecord) or record.validation_loss is None:
+            return f"{which}: none of the {decision.trials} trials ended well; its recipe is compared"
+        shown = ", ".join(f"{name}={value}" for name, value in decision.settings.items())
+        return (
+            f"{which}: trial {decision.trial} of {decision.trials} has the lowest validation loss, "
+            f"{record.validation_loss:.3f}: {shown} (run {decision.run_id})"
         )
 
     def _run_speed(self, outcome: Outcome) -> None:
@@ -213,23 +214,13 @@ class StudyRun:
             outcome.failed += 1
 
 
-def planned(request: Request, ask: Callable[[Chosen], Request], folder: StudyFolder) -> Request:
+def planned(request: Request, folder: StudyFolder) -> Request:
     """What there is to run, the comparison after a search too where that is decided."""
-    if not request.trials or request.cells:
+    if request.after_search is None:
         return request
     settings = {key: nested(one.settings) for key, one in decisions(folder).items()}
     every = {(cell.model_preset, cell.task_preset) for cell in request.trials}
-    if every <= settings.keys():
-        return ask(settings)
-    return replace(request, undecided=len(ask({key: {} for key in every}).cells))
-
-
-def _train_record(folder: StudyFolder, cell: FrozenCell) -> TrainRecord | None:
-    try:
-        record = folder.run(cell.run_id).record()
-    except UnreadableRecord:
-        return None
-    return record if isinstance(record, TrainRecord) else None
+    return request.after_search(settings) if every <= settings.keys() else request
 
 
 def _check_device(devices: set[str], options: RunOptions) -> None:
@@ -251,8 +242,7 @@ def _check_device(devices: set[str], options: RunOptions) -> None:
             )
 
 
-def _plan(folder: StudyFolder, made: Made, todo: int) -> str:
-    runs = len(made.runs)
+def _plan(folder: StudyFolder, made: Made, runs: int, todo: int) -> str:
     parts = [f"{runs} runs", f"{runs - todo} done" if runs > todo else "", f"{todo} to do"]
     text = f"{folder.path}: {', '.join(part for part in parts if part)}"
     return f"{text}; {made.others} of earlier requests are kept" if made.others else text
@@ -268,7 +258,7 @@ class _Lines:
         self._width = max(map(len, self._names.values()))
         self._begin = time.perf_counter()
         self._left = {cell.run_id: cell for cell in todo}
-        self._taken: list[tuple[Cell, float]] = []
+        self._pace = Pace()
 
     def _where(self, cell: FrozenCell) -> str:
         total = len(self._numbers)
@@ -289,11 +279,11 @@ class _Lines:
             self._say(f"{name}  run {cell.run_id} {record.status}: {record.failure}")
         else:
             if record.wall_seconds_total is not None:
-                self._taken.append((cell, record.wall_seconds_total))
+                self._pace.add(cell, record.wall_seconds_total)
             self._say(f"{name}  {'  '.join([*_results(record), *self._remaining()])}")
 
     def _remaining(self) -> list[str]:
-        left = expected_seconds(self._left.values(), self._taken)
+        left = self._pace.together(self._left.values())
         return [f"about {duration(left)} left"] if self._left and left is not None else []
 
 

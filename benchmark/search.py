@@ -67,6 +67,11 @@ class Search(_Strict):
     """By model: its space, in place of the one that its preset declares."""
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What is the same for all models of a study."""
+        return {"trials": self.trials, "seed": self.seed, "training": dict(self.training)}
+
+    @property
     def overrides(self) -> dict[str, Any]:
         return {"training": dict(self.training)} if self.training else {}
 

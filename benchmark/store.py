@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,8 @@ from benchmark.record import (
     UntouchableRecord,
     read_record,
     record_bytes,
+    refused_constant,
+    without_repeats,
 )
 
 FREE_BYTES = 64 * 2**20
@@ -66,7 +69,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the disk is full, read-only or gone; what was at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Process ids mean something within one container, and several may share a folder.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
@@ -122,29 +126,43 @@ def dump_study(document: Mapping[str, Any]) -> str:
 
 
 _CELLS = "cells:\n"
+_DECODER = json.JSONDecoder(object_pairs_hook=without_repeats, parse_constant=refused_constant)
 
 
 def load_study_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a study's file, whoever wrote it; errors as `load_yaml`."""
+    head: list[str] = []
     try:
         with open(path, encoding="utf-8", newline="\n") as file:
-            head: list[str] = []
             for line in file:
                 if line == _CELLS:
-                    # JSON is YAML, and is read a hundred times as fast.
-                    cells = [json.loads(_cell(line)) for line in file]
-                    fields = parse_yaml("".join(head), str(path))
-                    return {**fields, "cells": cells} if isinstance(fields, dict) else load_yaml(path)
+                    break
                 head.append(line)
-    except (OSError, ValueError, RecursionError):  # a file by hand: what is wrong with it is said below
-        pass
-    return load_yaml(path)
+            else:
+                return load_yaml(path)
+            # JSON is YAML, and is read a hundred times as fast.
+            cells: list[Any] = []
+            for number, line in enumerate(file, start=len(head) + 2):
+                if not line.startswith("- {") and not cells:
+                    return load_yaml(path)  # laid out by hand
+                if line.strip():
+                    cells.append(_cell(line, f"{path}:{number}"))
+    except (OSError, UnicodeDecodeError):
+        return load_yaml(path)  # which says what is wrong
+    fields = parse_yaml("".join(head), str(path))
+    if not isinstance(fields, dict):
+        raise UserError(f"{path}: must hold fields (name: value), got {shown(fields)}")
+    return {**fields, "cells": cells}
 
 
-def _cell(line: str) -> str:
-    if not line.startswith("- {"):
-        raise ValueError
-    return line[2:]
+def _cell(line: str, where: str) -> Any:
+    try:
+        if line.startswith("- "):
+            return _DECODER.decode(line[2:])
+        problem = "begins with no '- '"
+    except (ValueError, RecursionError) as error:
+        problem = str(error)
+    raise UserError(f"{where}: not a cell as seqbench writes it, one on a line: {problem}")
 
 
 class RunFolder:
@@ -287,7 +305,7 @@ class StudyFolder:
         for path in (self.path, self.path / "runs", self.texts):
             self._refuse_links(path)
             _make_folder(path)
-        probe = self.path / f".probe.{os.getpid()}.tmp"
+        probe = self.path / f".probe.{uuid.uuid4().hex}.tmp"
         try:
             try:
                 write_atomic(probe, b"seqbench\n")
@@ -336,6 +354,13 @@ class StudyFolder:
     def result(self, run_id: str) -> Record | None:
         """As `RunFolder.result`, without the curve."""
         return _result(lambda: self.record(run_id))
+
+    def readable(self, run_id: str) -> Record | None:
+        """The record, without its curve; None where there is none that can be read."""
+        try:
+            return self.record(run_id)
+        except UnreadableRecord:
+            return None
 
     def _run_ids(self) -> list[str]:
         runs = self.path / "runs"

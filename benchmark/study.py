@@ -23,7 +23,7 @@ from benchmark.config import (
     canonical_json,
     checked,
 )
-from benchmark.request import SCHEMA_VERSION, Cell, Request, is_resolved, stored_study
+from benchmark.request import SCHEMA_VERSION, Cell, Request, is_resolved, references, stored_study
 from benchmark.store import (
     RunFolder,
     StudyFolder,
@@ -163,33 +163,6 @@ def asked_hash(cell: Cell, reference: Cell | None = None) -> str:
     return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]
 
 
-def _references(cells: Sequence[Cell]) -> list[Cell | None]:
-    """Of each cell the one it is matched to: the first of its match on its data; None without a match.
-
-    Raises:
-        UserError: the study's first model does not run on the data of another one.
-    """
-    first: dict[str, Cell] = {}
-    found: list[Cell | None] = []
-    for cell in cells:
-        if cell.match is None:
-            found.append(None)
-            continue
-        document = cell.experiment.document()
-        leader = first.setdefault(cell.match, cell)
-        reference = first.setdefault(
-            canonical_json([cell.match, cell.task_preset, document["task"], document["data"]]), cell
-        )
-        if reference.model_preset != leader.model_preset:
-            changed = "; ".join(differences(leader.experiment.document()["data"], document["data"], "data"))
-            raise UserError(
-                f"match: {cell.match}: {leader.model_preset}, which the others are matched to, does not run "
-                f"on the data of {reference.model_preset}: {changed or f'task {cell.task_preset}'}"
-            )
-        found.append(reference)
-    return found
-
-
 def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
     """Resolve what is new, freeze it in `study.yaml`, and give the cells that were asked for.
 
@@ -203,14 +176,17 @@ def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
     study = _stored_study(folder)
     stored = study["cells"]
     wanted = (*request.trials, *request.cells)
-    references = _references(wanted)
-    hashes = [asked_hash(cell, reference) for cell, reference in zip(wanted, references, strict=True)]
+    matched_to = references(wanted)
+    _refuse_another_reference(wanted, stored, path)
+    search = _one_search(request, study, path)
+    hashes = [asked_hash(cell, reference) for cell, reference in zip(wanted, matched_to, strict=True)]
     frozen = _continued_cells(wanted, hashes, stored, path)
     fresh = {}
-    for asked, cell, reference in zip(hashes, wanted, references, strict=True):
+    siblings = _Siblings(stored, path)
+    for asked, cell, reference in zip(hashes, wanted, matched_to, strict=True):
         if asked in frozen:
             continue
-        sibling = _sibling(cell, reference, stored, path)
+        sibling = siblings.of(cell, reference)
         if sibling is None:
             fresh[asked] = cell, reference
         else:
@@ -223,11 +199,12 @@ def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
     _refuse_two_names((frozen[asked], cell.model_preset) for asked, cell in zip(hashes, wanted, strict=True))
     known = {(cell.get("match"), cell.get("trial"), cell["run_id"]) for cell in stored}
     added = [cell for key, cell in cells.items() if key not in known]
-    _refuse_another_search(added, [cell for cell in cells.values() if cell.trial is not None], study, path)
+    _refuse_other_trials(added, stored, path)
     document = {
         "study": study.get("study", request.study),
         "measure": list(dict.fromkeys([*study["measure"], *request.measure])),
-        "chosen": study["chosen"] or list(request.chosen),
+        "search": search,
+        "chosen": study["chosen"] or list(request.decided),
         "cells": [*stored, *(cell.document() for cell in added)],
     }
     if any(study.get(name) != value for name, value in document.items()):
@@ -243,29 +220,55 @@ def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
 def _write(document: Mapping[str, Any], path: Path) -> None:
     header = "# Made by seqbench: the cells as they run, every choice resolved. Run it; edit a study file.\n"
     kept = {"study": document["study"], "schema_version": SCHEMA_VERSION, "measure": document["measure"]}
-    if document["chosen"]:
-        kept["chosen"] = document["chosen"]
+    kept |= {name: document[name] for name in ("search", "chosen") if document[name]}
     write_atomic(path, (header + dump_study({**kept, "cells": document["cells"]})).encode())
 
 
-def _refuse_another_search(
-    added: Iterable[FrozenCell], trials: Sequence[FrozenCell], study: Mapping[str, Any], path: Path
+_ANOTHER_SEARCH = "a search with other settings needs another --study"
+
+
+def _one_search(request: Request, study: Mapping[str, Any], path: Path) -> Mapping[str, Any] | None:
+    """A study has one search, of which there can be more trials as long as nothing is decided."""
+    there: Mapping[str, Any] | None = study["search"]
+    if there is None or request.search is None:
+        return request.search or there
+    free = () if study["chosen"] else ("trials",)
+    kept = {name: value for name, value in there.items() if name not in free}
+    changed = differences(kept, {name: request.search.get(name) for name in kept}, "search")
+    if changed:
+        raise UserError(f"{path}: {'; '.join(changed)}; {_ANOTHER_SEARCH}")
+    return request.search
+
+
+def _refuse_other_trials(
+    added: Iterable[FrozenCell], stored: Iterable[Mapping[str, Any]], path: Path
 ) -> None:
-    """A study has one search: neither other trials under its numbers, nor more of them once it is decided."""
-    another = "a search with other settings needs another --study"
-    numbers = {(one["model"], one["task"], one.get("trial")) for one in study["cells"] if "trial" in one}
+    """The same search has the same trials, unless a model's space or recipe has changed."""
+    numbers = {(one["model"], one["task"], one["trial"]) for one in stored if "trial" in one}
     for cell in added:
         if (cell.model_preset, cell.task_preset, cell.trial) in numbers:
             raise UserError(
                 f"{path}: trial {cell.trial} of {cell.model_preset} on {cell.task_preset} is not the one "
-                f"that was asked for; {another}"
+                f"that was asked for; {_ANOTHER_SEARCH}"
             )
-    for decision in _decisions(study, path).values():
-        asked = sum((cell.model_preset, cell.task_preset) == decision.key for cell in trials)
-        if asked not in (0, decision.trials):
+
+
+def _refuse_another_reference(
+    wanted: Iterable[Cell], stored: Iterable[Mapping[str, Any]], path: Path
+) -> None:
+    """All of a match are matched to one model, whenever they were asked for."""
+    leaders: dict[str | None, str] = {}
+    for one in stored:
+        leaders.setdefault(one.get("match"), one["model"])
+    asked: dict[str | None, str] = {}
+    for cell in wanted:
+        asked.setdefault(cell.match, cell.model_preset)
+    for match, model in asked.items():
+        leader = leaders.get(match, model)
+        if match is not None and leader != model:
             raise UserError(
-                f"{path}: the search of {decision.model} on {decision.task} was decided with "
-                f"{decision.trials} trials, and {asked} are asked for; {another}"
+                f"{path}: match: {match}: this study matches to {leader}, and {model} comes first now; ask "
+                f"for {leader} before it, or use another --study"
             )
 
 
@@ -314,9 +317,7 @@ def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | 
         UserError: the study in `folder` was edited.
     """
     wanted = (*request.trials, *request.cells)
-    hashes = [
-        asked_hash(cell, reference) for cell, reference in zip(wanted, _references(wanted), strict=True)
-    ]
+    hashes = [asked_hash(cell, reference) for cell, reference in zip(wanted, references(wanted), strict=True)]
     frozen = _continued_cells(wanted, hashes, _stored_study(folder)["cells"], folder.study_path)
     result: list[tuple[Cell, str | None]] = []
     for cell, asked in zip(wanted, hashes, strict=True):
@@ -332,7 +333,7 @@ def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | 
 def _stored_study(folder: StudyFolder) -> dict[str, Any]:
     path = folder.study_path
     if not path.exists():
-        return {"measure": [], "chosen": [], "cells": []}
+        return {"measure": [], "search": None, "chosen": [], "cells": []}
     return stored_study(load_study_yaml(path), path)
 
 
@@ -352,22 +353,37 @@ def _continued_cells(
             frozen[asked] = _continued(cell, found, path)
         elif cell.stored is not None:
             frozen[asked] = _frozen(
-                cell, cell.experiment, asked, cell.stored.get("measured") or {}, cell.stored.get("held")
+                cell,
+                cell.experiment,
+                str(cell.stored["asked"]),
+                cell.stored.get("measured") or {},
+                cell.stored.get("held"),
             )
     return frozen
 
 
-def _sibling(
-    cell: Cell, reference: Cell | None, stored: Sequence[Mapping[str, Any]], path: Path
-) -> FrozenCell | None:
-    """What is frozen of the same cell with another seed."""
-    by_asked = {one["asked"]: one for one in stored}
-    for seed in dict.fromkeys(one["experiment"].get("seed") for one in stored):
-        other = replace(cell, experiment=replace(cell.experiment, seed=seed))
-        found = by_asked.get(asked_hash(other, reference))
-        if found is not None:
-            return _continued(other, found, path)
-    return None
+class _Siblings:
+    """What is frozen of the same cells with other seeds."""
+
+    def __init__(self, stored: Sequence[Mapping[str, Any]], path: Path) -> None:
+        self._path = path
+        self._by_asked = {one["asked"]: one for one in stored}
+        self._seeds = list(dict.fromkeys(one["experiment"].get("seed") for one in stored))
+        self._known: dict[str, FrozenCell | None] = {}
+
+    def of(self, cell: Cell, reference: Cell | None) -> FrozenCell | None:
+        key = asked_hash(replace(cell, experiment=replace(cell.experiment, seed=0)), reference)
+        if key not in self._known:
+            self._known[key] = self._found(cell, reference)
+        return self._known[key]
+
+    def _found(self, cell: Cell, reference: Cell | None) -> FrozenCell | None:
+        for seed in self._seeds:
+            other = replace(cell, experiment=replace(cell.experiment, seed=seed))
+            found = self._by_asked.get(asked_hash(other, reference))
+            if found is not None:
+                return _continued(other, found, self._path)
+        return None
 
 
 def _frozen(

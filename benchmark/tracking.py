@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import netrc
 import os
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -193,6 +194,15 @@ def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
         except wandb.Error:
             wandb.teardown()
     return start("offline")
+
+
+def finish(status: str) -> None:
+    """End the run that this process has logged, once its record is written: a server may be slow."""
+    wandb = sys.modules.get("wandb")
+    run = None if wandb is None else wandb.run
+    if run is not None:
+        guarded(run.finish)
+        guarded(lambda: mark_whole(run, status))
 
 
 def mark_whole(run: Any, status: str) -> None:

@@ -484,4 +484,3 @@ def _end_log(logger: WandbLogger | None, record: TrainRecord) -> None:
     if logger is not None:
         tracking.guarded(lambda: logger.experiment.summary.update(summary(record)))
         tracking.guarded(lambda: logger.finalize("success"))
-        tracking.guarded(lambda: tracking.mark_whole(logger.experiment, record.status))

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from benchmark import tracking
 from benchmark.config import Experiment, RunOptions, UserError, experiment_from, load_yaml, one_line
 from benchmark.record import Provenance, SpeedRecord, TrainRecord, take_provenance, threads_of
 from benchmark.store import RunFolder, StorageError
@@ -120,6 +121,7 @@ def _run(folder: RunFolder, experiment: Experiment, options: RunOptions, *, firs
     if record is None:
         return 0
     folder.write_record(record)
+    tracking.finish(record.status)
     return 1 if record.status == "failed" else 0
 
 

@@ -44,6 +44,9 @@ _ALLOCATOR = ":".join(
 )
 """Keep freed memory: a tensor of 32 MiB is then filled five times as fast as when each one is mapped anew."""
 
+_DEVICES = Path("/proc/driver/nvidia/gpus")
+"""One entry for each CUDA device of the machine, whichever may be used."""
+
 _TERMINAL_CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -108,6 +111,7 @@ class Supervisor:
         self._busy: set[str] = set()
         """Their names, from before they start until they are gone."""
         self._dismissed: set[str] = set()
+        self._all_dismissed = False
         self._received: int | None = None
         self._timer: threading.Timer | None = None
 
@@ -117,6 +121,7 @@ class Supervisor:
         previous = {
             number: signal.signal(number, self._on_signal)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
         }
         try:
             yield
@@ -145,15 +150,23 @@ class Supervisor:
         if self._received is not None:
             raise Interrupted(self._received)
 
+    def _stop_if_dismissed(self, name: str) -> None:
+        if self._all_dismissed or name in self._dismissed:
+            raise Dismissed
+
     def dismiss(self, name: str) -> None:
         """End the child that works on `name`, at once."""
         self._dismissed.add(name)
         self._signal_child(name, signal.SIGKILL)
 
+    def recall(self, name: str) -> None:
+        """What works on `name` from now on is wanted again."""
+        self._dismissed.discard(name)
+
     def dismiss_all(self) -> None:
-        """Ask every child to end."""
+        """Ask every child to end, and start none any more."""
+        self._all_dismissed = True
         if self._received is None:  # else they have been asked
-            self._dismissed.update(self._busy)
             self._signal_children(signal.SIGTERM)
             self._kill_later()
 
@@ -183,9 +196,8 @@ class Supervisor:
 
         Raises:
             Interrupted: a signal came; the child has ended.
-            Dismissed: `dismiss` ended it.
+            Dismissed: `dismiss` or `dismiss_all` ended it, or kept it from starting.
         """
-        self._dismissed.discard(name)
         self._busy.add(name)
         try:
             return self._run(arguments, options, log_path, given, name, devices)
@@ -202,6 +214,7 @@ class Supervisor:
         devices: str | None,
     ) -> Ended:
         self._stop_if_signalled()
+        self._stop_if_dismissed(name)
         killed_before = out_of_memory_kills()
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "benchmark", *arguments],
@@ -215,7 +228,7 @@ class Supervisor:
             process_group=0,
         )
         self._children[name] = child
-        if self._has_signal() or name in self._dismissed:  # while the child was starting
+        if self._has_signal() or self._all_dismissed or name in self._dismissed:  # while it was starting
             self._signal_child(name, signal.SIGTERM)
         tee = _Tee(child.stderr, log_path)
         output = _Reader(child.stdout)
@@ -228,8 +241,7 @@ class Supervisor:
         tee.join()
         output.join()
         self._stop_if_signalled()
-        if name in self._dismissed:
-            raise Dismissed
+        self._stop_if_dismissed(name)
         return Ended(code, output.data, tee.last_line, out_of_memory_kills() > killed_before)
 
 
@@ -362,6 +374,7 @@ class LocalEngine:
                 while not stopped.is_set():
                     cell = todo.get_nowait()
                     cell.open(self._folder.run(cell.run_id))
+                    self._supervisor.recall(cell.run_id)
                     holder = leases.take(cell.run_id, abandoned.get(cell.run_id))
                     if holder is not None:
                         done.put(Finished(cell, None, holder.who))
@@ -442,10 +455,13 @@ def slots(options: RunOptions) -> list[str | None]:
 
 
 def threads_of_each(options: RunOptions, slots: int) -> int | None:
-    """Cores are shared out among cells that run side by side, unless the user said how many each has."""
-    if options.threads is not None or slots == 1:
+    """Cores are shared out among the cells that the machine's devices can run, unless the user said how many
+    each has: as many whichever of the devices this worker sees.
+    """
+    machine = max(slots, len(list(_DEVICES.glob("*"))) // options.devices)
+    if options.threads is not None or machine <= 1 or options.device == "cpu":
         return options.threads
-    return max(1, available_cores() // (slots * options.devices))
+    return max(1, available_cores() // (machine * options.devices))
 
 
 def run_cell(
@@ -537,5 +553,6 @@ def _record_of(run: RunFolder) -> Record | None:
 def _reason(ended: Ended) -> str:
     if ended.exit_code < 0:
         how = f"killed ({-ended.exit_code})"
-        return f"oom_host: {how} by the kernel" if ended.out_of_memory else how
+        by_kernel = ended.out_of_memory and ended.exit_code == -signal.SIGKILL
+        return f"oom_host: {how} by the kernel" if by_kernel else how
     return f"ended with code {ended.exit_code} and no record: {ended.last_line or 'it said nothing'}"

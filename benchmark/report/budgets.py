@@ -57,9 +57,9 @@ def broken_match(cell: Cell, match: str) -> str:
 
 def _reference(cell: Cell, group: Group) -> Cell | None:
     """What a row is matched to: the first reference on the same data; None where there is no row of it."""
-    data = {name: value for name, value in cell.settings.items() if name.startswith(("data.", "task."))}
+    data = cell.records[0].experiment.get("data")
     for other in group.cells:
-        if other.held is None and all(other.settings.get(name) == value for name, value in data.items()):
+        if other.held is None and other.records[0].experiment.get("data") == data:
             return other
     return None
 

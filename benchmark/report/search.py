@@ -19,6 +19,10 @@ NOTE = (
 
 def search_rows(study: StudyResults) -> list[dict[str, Any]]:
     """The trials, flat: equal names in each, None where nothing was measured."""
+    return [{**row, "settings": _text(row["settings"])} for row in _rows(study)]
+
+
+def _rows(study: StudyResults) -> list[dict[str, Any]]:
     by_model: dict[tuple[str, str], list[TrainRecord]] = {}
     for record in study.trials:
         by_model.setdefault((record.model_preset, record.task_preset), []).append(record)
@@ -32,7 +36,7 @@ def search_rows(study: StudyResults) -> list[dict[str, Any]]:
                     "model": model,
                     "task": task,
                     "trial": study.trial_numbers[record.run_id],
-                    "settings": " ".join(f"{name}={value}" for name, value in settings.items()),
+                    "settings": settings,
                     "status": record.status,
                     "steps": record.steps,
                     "validation_loss": record.validation_loss,
@@ -44,6 +48,10 @@ def search_rows(study: StudyResults) -> list[dict[str, Any]]:
     return rows
 
 
+def _text(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
 def _metrics(study: StudyResults) -> list[str]:
     scores = (score for record in study.trials for score in record.scores)
     return list(dict.fromkeys(score.metric for score in scores if score.split == VALIDATION))
@@ -51,7 +59,7 @@ def _metrics(study: StudyResults) -> list[str]:
 
 def search_tables(study: StudyResults) -> list[Table]:
     """One table of all trials; none for a study without a search."""
-    rows, metrics = search_rows(study), _metrics(study)
+    rows, metrics = _rows(study), _metrics(study)
     if not rows:
         return []
     lines = []
@@ -61,7 +69,7 @@ def search_tables(study: StudyResults) -> list[Table]:
             [
                 row["model"],
                 row["task"],
-                " ".join(map(_short, row["settings"].split())),
+                _text({name.rpartition(".")[2]: value for name, value in row["settings"].items()}),
                 str(row["trial"]),
                 row["status"],
                 NOT_MEASURED if row["steps"] is None else count(row["steps"]),
@@ -89,9 +97,3 @@ def search_tables(study: StudyResults) -> list[Table]:
             labels=3,
         )
     ]
-
-
-def _short(setting: str) -> str:
-    """`learning_rate=0.1` of `training.learning_rate=0.1`."""
-    name, _, value = setting.partition("=")
-    return f"{name.rpartition('.')[2]}={value}"

@@ -58,7 +58,7 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
     unreadable = [str(error).replace(f"{study.path}{os.sep}", "") for error in contents.unreadable]
     there = {path.parent.name for path in folder.glob("runs/*/record.json")}
     trained = {r.run_id: r for r in contents.records if isinstance(r, TrainRecord)}
-    trials = [cell.run_id for cell in cells if cell.trial is not None]
+    trials = dict.fromkeys(cell.run_id for cell in cells if cell.trial is not None)
     matches: dict[str, dict[str, float | None]] = {}
     for cell in cells:
         if cell.match is not None:
@@ -66,7 +66,7 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
     chosen = document.get("chosen")
     return StudyResults(
         name=study.name,
-        train_records=tuple(r for r in trained.values() if r.run_id not in set(trials)),
+        train_records=tuple(r for r in trained.values() if r.run_id not in trials),
         speed_records=tuple(r for r in contents.records if isinstance(r, SpeedRecord)),
         unreadable=tuple(unreadable),
         missing=tuple({cell.run_id: cell.label for cell in cells if cell.run_id not in there}.values()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,15 +33,18 @@ def log_runs(study_folder: Path, mode: Mode) -> Logged:
     """Log every run of a study that wandb does not have whole, trials of its search too.
 
     Of a run that was cut off while it trained, an offline folder that was not uploaded is replaced, and what
-    the server has is completed.
+    the server has is completed. What was seen of a run that failed stays as it is: its record has no more.
     """
     study = load_study(study_folder)
     directory = run_directory(study_folder)
+    folders: dict[str, list[Path]] = {}
+    for folder in directory.glob("wandb/*run-*"):
+        folders.setdefault(folder.name.rpartition("-")[2], []).append(folder)
     logged = there = 0
     left_out = list(study.unreadable)
     for one in (*study.trials, *study.train_records):
         try:
-            if _log(one.run_id, study_folder, directory, mode):
+            if _log(one.run_id, study_folder, directory, folders.get(one.run_id, []), mode):
                 logged += 1
             else:
                 there += 1
@@ -49,16 +53,15 @@ def log_runs(study_folder: Path, mode: Mode) -> Logged:
     return Logged(logged, there, left_out)
 
 
-def _log(run_id: str, study_folder: Path, directory: Path, mode: Mode) -> bool:
+def _log(run_id: str, study_folder: Path, directory: Path, folders: Sequence[Path], mode: Mode) -> bool:
     """Whether the run was not there.
 
     Raises:
-        UserError: its record or its curves are damaged.
+        UserError: its record or its curves are damaged, or nothing tells how much of it wandb has.
     """
-    folders = list(directory.glob(f"wandb/*run-*-{run_id}"))
     record = read_record(study_folder / "runs" / run_id / "record.json")  # with its curve
     assert isinstance(record, TrainRecord)
-    if any(is_whole(folder, record.status) for folder in folders):
+    if folders and (record.status != "done" or any(is_whole(one, record.status) for one in folders)):
         return False
     training = record.experiment.get("training")
     if not isinstance(training, dict):
@@ -68,6 +71,10 @@ def _log(run_id: str, study_folder: Path, directory: Path, mode: Mode) -> bool:
     for folder in folders:
         if folder.name.startswith("offline-") and not any(folder.glob("*.synced")):
             shutil.rmtree(folder)
+        elif mode == "offline":
+            raise UserError(
+                f"run {run_id}: the server has a part of it, and offline nothing tells which; log it online"
+            )
 
     def start(mode: Mode) -> Any:
         return start_run(
@@ -81,17 +88,25 @@ def _log(run_id: str, study_folder: Path, directory: Path, mode: Mode) -> bool:
 
     run = or_offline(mode, start)
     try:
-        if run.resumed and run.summary.get("status") == record.status:
+        seen = dict(run.summary) if run.resumed else {}
+        if seen.get("status") == record.status:
             return False
-        last = run.summary.get(_STEP) if run.resumed else None
         for step, values in rows:
-            if last is None or step > last:
+            if not _was_logged(step, values, seen):
                 run.log({**values, _STEP: step})
         run.summary.update(summary(record))
     finally:
         run.finish()
     mark_whole(run, record.status)
     return True
+
+
+def _was_logged(step: int, values: Mapping[str, float], seen: Mapping[str, Any]) -> bool:
+    """By the last values that wandb has of each name: rows come in the order of their steps."""
+    last = seen.get(_STEP)
+    if last is None or step != last:
+        return last is not None and step < last
+    return all(seen.get(name) == value for name, value in values.items())
 
 
 def steps_of(path: Path) -> Steps:

@@ -289,6 +289,19 @@ def test_the_first_failure_ends_the_runs_beside_it(tmp_path):
     _wait(lambda: not _alive(sleeping), 10)
 
 
+def test_what_is_dismissed_before_it_starts_does_not_start(tmp_path):
+    options = RunOptions(results=tmp_path, data_directory=tmp_path)
+    supervisor = local.Supervisor()
+    supervisor.dismiss("one")
+    with pytest.raises(local.Dismissed):
+        supervisor.run(["list"], options, name="one")
+    supervisor.recall("one")
+    assert supervisor.run(["list", "models"], options, name="one").exit_code == 0
+    supervisor.dismiss_all()
+    with pytest.raises(local.Dismissed):
+        supervisor.run(["list"], options, name="another")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
 def test_a_child_whose_parent_died_before_it_could_watch_ends(tmp_path):
     dead = subprocess.Popen([sys.executable, "-S", "-c", "pass"])
@@ -334,6 +347,11 @@ def test_cells_run_side_by_side_where_threads_leave_room(tmp_path, monkeypatch):
     assert local.threads_of_each(replace(anywhere, devices=2), 2) == 2
     assert local.threads_of_each(anywhere, 1) is None, "all it may use"
     assert local.threads_of_each(replace(anywhere, threads=3), 5) == 3
+    for device in range(4):
+        (tmp_path / "gpus" / f"{device}").mkdir(parents=True)
+    monkeypatch.setattr(local, "_DEVICES", tmp_path / "gpus")
+    assert local.threads_of_each(anywhere, 1) == 2, "as many, whichever of the machine's devices are seen"
+    assert local.threads_of_each(replace(anywhere, device="cpu"), 1) is None
 
 
 def test_a_line_for_each_run_and_what_is_left(tmp_path):

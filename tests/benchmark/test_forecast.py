@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from benchmark.config import UserError
-from benchmark.forecast import duration, expected_seconds, forecast, summary
+from benchmark.forecast import Pace, duration, forecast, summary
 from benchmark.request import request_from
 from benchmark.store import StudyFolder
 from benchmark.study import Resolved, known_runs, make
@@ -74,9 +74,12 @@ def test_what_was_timed_gives_way_to_what_runs_took(folder):
 
 def test_a_model_of_which_none_has_run_takes_as_long_as_the_others(folder):
     one, other, *_ = request_from([*REQUEST, "training.steps=40"]).cells
-    assert expected_seconds([other], [(one, 30.0), (one, 50.0)]) == 40.0
-    assert expected_seconds([one, other], [(one, 30.0)]) == 60.0
-    assert expected_seconds([other], []) is None
+    pace = Pace()
+    assert pace.together([other]) is None
+    pace.add(one, 30.0)
+    assert pace.together([one, other]) == 60.0
+    pace.add(one, 50.0)
+    assert (pace.seconds(one), pace.seconds(other)) == (40.0, 40.0)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5400, "1.5 h")])

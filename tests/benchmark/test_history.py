@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.history import WINDOW_STEPS, Steps, plateau_cuts, rows_of_record, summary, training_rows
+from benchmark import tracking
+from benchmark.history import (
+    WINDOW_STEPS,
+    Steps,
+    plateau_cuts,
+    rows_of_record,
+    summary,
+    training_rows,
+    validation_row,
+)
 from benchmark.record import CurvePoint
 from benchmark.report import wandb_runs
 from benchmark.report.wandb_runs import log_runs, steps_of
@@ -39,8 +48,9 @@ def test_a_run_rebuilt_from_its_record_is_the_run_as_it_was_logged(wandb_folders
 
     one = experiment("lstm", training={"steps": 130, "validations": 3, "schedule": "plateau"})
     record = run(one, tmp_path, wandb="offline")
-    wandb.finish()  # as the end of a run's process does
     assert record is not None and record.wandb_mode == "offline"
+    tracking.finish(record.status)  # as the end of a run's process does
+    assert wandb.run is None
     live = rows_in(wandb_folders / "wandb_dir")
     assert [row["trainer/global_step"] for row in live] == [43, 50, 87, 100, 130]
     assert live[1]["train/loss"] > 0 and "val/loss" in live[0]
@@ -82,6 +92,8 @@ def test_a_run_that_the_server_has_in_part_is_completed(tmp_path, monkeypatch):
     (folder / "runs" / one.run_id() / "record.json").write_bytes(record_bytes(record))
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb_dir"))
 
+    last = next(validation_row(point)[1] for point in record.curve if point.step == 87)
+
     class Server:
         """A run that was cut off after step 87, resumed."""
 
@@ -89,7 +101,7 @@ def test_a_run_that_the_server_has_in_part_is_completed(tmp_path, monkeypatch):
         dir = str(tmp_path / "wandb_dir" / "files")
 
         def __init__(self) -> None:
-            self.summary: dict[str, object] = {"trainer/global_step": 87}
+            self.summary: dict[str, object] = {"trainer/global_step": 87, **last}
             self.rows: list[dict[str, float]] = []
             self.finish = lambda: None
 
@@ -104,6 +116,21 @@ def test_a_run_that_the_server_has_in_part_is_completed(tmp_path, monkeypatch):
     assert server.summary["status"] == "done"
     assert log_runs(folder, "online") == (0, 1, []), "twice without doubling"
     assert len(server.rows) == 2
+
+
+def test_what_was_seen_of_a_run_that_failed_is_kept(tmp_path, monkeypatch):
+    from benchmark.record import record_bytes
+    from tests.benchmark.report.records import train_record
+
+    record = train_record("0" * 16, status="failed", failure="killed (9)")
+    run_folder = tmp_path / "study" / "runs" / record.run_id
+    run_folder.mkdir(parents=True)
+    (run_folder / "record.json").write_bytes(record_bytes(record))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb_dir"))
+    seen = tmp_path / "wandb_dir" / "wandb" / f"offline-run-20260101_000000-{record.run_id}"
+    seen.mkdir(parents=True)
+    assert log_runs(tmp_path / "study", "offline") == (0, 1, [])
+    assert seen.exists()
 
 
 def test_rows_are_the_means_of_whole_windows() -> None:

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from benchmark import running
-from benchmark.config import RunOptions, dump_yaml
+from benchmark.config import RunOptions, UserError, dump_yaml
 from benchmark.engines import local
 from benchmark.engines.child import failed_record, failed_speed_record
 from benchmark.engines.local import Refused
@@ -94,17 +94,14 @@ def start(machine, folder, study, *, fail_fast=False):
     path = folder.results / "s.yaml"
     path.write_text(dump_yaml(study))
 
-    def ask(chosen=None):
-        return request_from([str(path)], chosen=chosen)
-
     options = RunOptions(
         results=folder.results, data_directory=folder.results, device="cpu", wandb="disabled"
     )
     machine.ran.clear()
     machine.speeds.clear()
     machine.said.clear()
-    run = StudyRun(ask, folder, options, say=machine.said.append, fail_fast=fail_fast)
-    return run.run(ask())
+    run = StudyRun(folder, options, say=machine.said.append, fail_fast=fail_fast)
+    return run.run(request_from([str(path)]))
 
 
 def test_what_is_missing_runs_and_nothing_twice(machine, folder):
@@ -217,6 +214,94 @@ def test_one_worker_measures_speeds_at_a_time(machine, folder):
     assert machine.speeds == [], "they are there"
 
 
+def test_trials_of_another_length_leave_the_budget_of_the_comparison(machine, folder, monkeypatch):
+    """A search in seconds, whose trials are of several widths and so of several numbers of steps."""
+
+    def resolve(_, asked, options):
+        found = []
+        for one in asked:
+            steps = one.experiment.training.steps or 1000 * int(dict(one.experiment.model)["width"])
+            training = one.experiment.training.model_copy(update={"steps": steps, "seconds": None})
+            found.append(Resolved(experiment=replace(one.experiment, training=training)))
+        return found
+
+    monkeypatch.setattr(running, "resolve", resolve)
+    spaces = {"lstm-small": {"model.width": [64, 96]}, "transformer-small": {"model.dropout": [0.1, 0.2]}}
+    search = {"trials": 2, "training": {"seconds": 5}, "spaces": spaces}
+    outcome = start(machine, folder, {**STUDY, "search": search})
+    cells = [cell for cell in outcome.made.cells if cell.trial is None]
+    assert {cell.experiment.training.steps for cell in cells} == {20}
+    assert set(decisions(folder)["lstm-small", "reverse"].settings) == {"model.width"}
+
+
+def test_a_mistake_in_the_comparison_is_told_before_its_search(machine, folder):
+    for wrong in (
+        {"settings": [{"model.dropuot": 0.1}]}, {"training": {"steps": "many"}},
+        {"match": "flops", "settings": [{"training.steps": 10}, {"training.steps": 20}]},
+    ):  # fmt: skip
+        with pytest.raises(UserError):
+            start(machine, folder, {**STUDY, "search": SEARCH, **wrong})
+        assert machine.ran == []
+
+
+def test_a_study_file_that_changes_while_trials_run_is_that_of_the_start(machine, folder):
+    plain = machine.run_cell
+
+    def changing(*arguments):
+        (folder.results / "s.yaml").write_text(dump_yaml({**STUDY, "model": ["convs2s-small"]}))
+        return plain(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "run_cell", changing)
+        outcome = start(machine, folder, {**STUDY, "search": SEARCH})
+    assert outcome.exit_code == 0
+    assert {cell.model_preset for cell in outcome.made.cells} == set(STUDY["model"])
+
+
+def test_a_model_that_is_added_later_has_the_same_search(machine, folder):
+    start(machine, folder, {**STUDY, "model": "transformer-small", "search": SEARCH})
+    with pytest.raises(UserError, match=r"search\.trials is 2, was 3; a search with other settings needs"):
+        start(machine, folder, {**STUDY, "search": {**SEARCH, "trials": 2}})
+    assert start(machine, folder, {**STUDY, "search": SEARCH}).exit_code == 0
+    assert [one[1] for one in machine.ran if one[1]] == [1, 2, 3]
+
+
+def test_a_frozen_study_of_which_one_search_is_open_is_no_request(machine, folder):
+    start(machine, folder, {**STUDY, "model": "transformer-small", "search": SEARCH})
+    machine.ends = {"lstm-small": Refused}
+    start(machine, folder, {**STUDY, "search": SEARCH})
+    with pytest.raises(UserError, match="the search of lstm-small on reverse is not decided"):
+        request_from([str(folder.study_path)])
+
+
+def test_what_another_worker_has_finished_meanwhile_is_not_left(machine, folder):
+    study = {**STUDY, "measure": ["train", "speed"]}
+    made = start(machine, folder, study).made
+    first = folder.run(made.runs[0].run_id)
+    record = first.record_path.read_bytes()
+    first.record_path.unlink()
+    for cell in made.runs[1:]:
+        folder.run(cell.run_id).record_path.unlink()
+    plain = machine.run_cell
+
+    def finishing(*arguments):
+        first.record_path.write_bytes(record)
+        return plain(*arguments)
+
+    with Leases(folder.path) as other, pytest.MonkeyPatch.context() as patch:
+        assert other.take(first.run_id) is None
+        patch.setattr(local, "run_cell", finishing)
+        outcome = start(machine, folder, study)
+    assert (outcome.exit_code, outcome.leased) == (0, 0)
+
+
+def test_a_search_runs_whatever_is_measured(machine, folder):
+    outcome = start(machine, folder, {**STUDY, "search": SEARCH, "measure": "speed"})
+    assert outcome.exit_code == 0
+    assert {one[1] for one in machine.ran} == {1, 2, 3}
+    assert machine.speeds == [STUDY["model"]]
+
+
 def test_a_signal_is_an_end_that_can_go_on(machine, folder):
     def interrupted(*_):
         signal.raise_signal(signal.SIGTERM)
@@ -237,11 +322,8 @@ def test_the_plan_has_the_comparison_once_its_search_is_decided(machine, folder)
     path = folder.results / "s.yaml"
     path.write_text(dump_yaml(study))
 
-    def ask(chosen=None):
-        return request_from([str(path)], chosen=chosen)
-
-    before = planned(ask(), ask, folder)
+    before = planned(request_from([str(path)]), folder)
     assert (len(before.trials), len(before.cells), before.undecided) == (6, 0, 4)
     start(machine, folder, study)
-    after = planned(ask(), ask, folder)
+    after = planned(request_from([str(path)]), folder)
     assert (len(after.trials), len(after.cells), after.undecided) == (6, 4, 0)

@@ -284,7 +284,16 @@ def test_an_edited_study_is_refused_with_the_field(folder):
         ),
         ('"steps": 20', '"steps": 30', "its fields give run "),
         ('"steps": 20', '"steps": "x"', r"training\.steps: must be an integer"),
-        ('"steps": 20', '"steps": 20, ]', r"study\.yaml:\d+: not valid YAML: "),
+        (
+            '"steps": 20',
+            '"steps": 20, ]',
+            r"study\.yaml:\d+: not a cell as seqbench writes it, one on a line: ",
+        ),
+        (
+            '"steps": 20',
+            '"steps": 19, "steps": 20',
+            r"study\.yaml:\d+: not a cell .*: a field is given twice",
+        ),
         ("schema_version: 1", "schema_version: 2", "has schema version 2; this seqbench reads up to 1"),
         ("cells:", "cels:", "cells: must be a list"),
     ):
@@ -469,7 +478,27 @@ def test_models_that_are_matched_share_their_data(folder, tmp_path):
         r"lstm-small: data\.batch_tokens is 100, was "
     )
     with pytest.raises(UserError, match=text):
-        make(request_from([write(tmp_path / "s.yaml", study)]), folder, resolve)
+        request_from([write(tmp_path / "s.yaml", study)])
+
+
+def test_all_of_a_match_are_matched_to_one_model_whenever_they_were_asked_for(folder):
+    arguments = ["task=reverse", "training.precision=float32", "training.steps=10", "match=parameters"]
+    make(request_from(["model=transformer-small,lstm-small", *arguments]), folder, resolve)
+    text = "match: parameters: this study matches to transformer-small, and lstm-small comes first now; ask"
+    with pytest.raises(UserError, match=text):
+        make(request_from(["model=lstm-small,convs2s-small", *arguments]), folder, resolve)
+    made = make(request_from(["model=transformer-small,convs2s-small", *arguments]), folder, resolve)
+    assert (made.added, made.others) == (1, 1)
+
+
+def test_a_frozen_study_in_another_folder_is_known_to_its_first_request(folder, tmp_path):
+    request = request_from([*PAIR, "training.steps=10", "match=flops"])
+    made = make(request, folder, resolve)
+    elsewhere = StudyFolder(tmp_path / "results", "t")
+    elsewhere.prepare()
+    make(request_from([str(folder.study_path)], study="t"), elsewhere, resolve)
+    again = make(request, elsewhere, lambda asked: pytest.fail("all is frozen"))
+    assert (again.added, again.cells) == (0, made.cells)
 
 
 @pytest.mark.parametrize("extra", [{"match": "parameters"}, {"search": {"trials": 1}}])
@@ -548,7 +577,7 @@ def test_what_a_search_decides_goes_into_the_comparison(tmp_path, folder):
         ("transformer-small", "reverse"): {"training": {"learning_rate": 0.5}, "model": {"dropout": 0.3}},
         ("lstm-small", "reverse"): {"training": {"learning_rate": 0.25}},
     }
-    request = request_from([path], chosen=chosen)
+    request = after([path], chosen)
     found = [
         (cell.model_preset, cell.experiment.seed, cell.experiment.training.learning_rate)
         for cell in request.cells
@@ -563,6 +592,12 @@ def test_what_a_search_decides_goes_into_the_comparison(tmp_path, folder):
     assert [cell.trial for cell in made.cells] == [1, 2, 3, 1, 2, 3, None, None, None, None]
     thawed = request_from([str(folder.study_path)])
     assert (len(thawed.trials), len(thawed.cells)) == (6, 4)
+
+
+def after(arguments, chosen):
+    request = request_from(arguments)
+    assert request.after_search is not None
+    return request.after_search(chosen)
 
 
 def decided(model, trials=3, **settings):
@@ -584,16 +619,23 @@ def test_what_a_search_has_decided_is_frozen_and_its_trials_with_it(tmp_path, fo
     }, "what another worker has decided stays"  # fmt: skip
     before = folder.study_path.read_bytes()
     for arguments, text in (
-        (["search.trials=5"], "was decided with 4 trials, and 5 are asked for; a search with other settings"),
-        (["search.trials=3"], "was decided with 4 trials, and 3 are asked for"),
-        (["search.trials=4", "search.seed=1"], "trial 1 of transformer-small on reverse is not the one that"),
-        (["search.trials=4", "search.training.steps=10"], "trial 1 of transformer-small on reverse is not"),
+        (
+            ["search.trials=5"],
+            "search.trials is 5, was 4; a search with other settings needs another --study",
+        ),
+        (["search.trials=3"], "search.trials is 3, was 4"),
+        (["search.trials=4", "search.seed=1"], "search.seed is 1, was 0"),
+        (["search.trials=4", "search.training.steps=10"], "search.training.steps is 10, was 9"),
+        (
+            ["search.trials=4", "training.warmup_steps=7"],
+            "trial 1 of transformer-small on reverse is not the one that",
+        ),
     ):
         with pytest.raises(UserError, match=text):
             make(request_from([path, *arguments]), folder, resolve)
     assert folder.study_path.read_bytes() == before
     chosen = {key: dict[str, object]() for key in decisions(folder)}
-    make(request_from([path, "search.trials=4"], chosen=chosen), folder, resolve)
+    make(after([path, "search.trials=4"], chosen), folder, resolve)
     elsewhere = StudyFolder(tmp_path / "results", "t")
     elsewhere.prepare()
     make(request_from([str(folder.study_path)], study="t"), elsewhere, resolve)
@@ -602,7 +644,7 @@ def test_what_a_search_has_decided_is_frozen_and_its_trials_with_it(tmp_path, fo
 
 def test_a_frozen_study_whose_search_is_not_decided_is_no_request(tmp_path, folder):
     make(request_from([write(tmp_path / "s.yaml", SEARCH)]), folder, resolve)
-    with pytest.raises(UserError, match="its search is not decided, and only the study file says"):
+    with pytest.raises(UserError, match="the search of transformer-small on reverse is not decided, and"):
         request_from([str(folder.study_path)])
 
 
