@@ -22,6 +22,7 @@ from models import Memory, ModelConfig, Seq2SeqModel, State, Theory
 from models.layers.attention import attention, padding_bias
 from models.layers.dropout import Dropout
 from models.layers.embedding import Words
+from models.layers.mixing import mixed
 from models.layers.recurrent import BidirectionalRecurrence, Recurrence, reversal
 from models.layers.stack import Stack
 
@@ -141,7 +142,7 @@ class LSTM(Seq2SeqModel):
             scores = (torch.tanh(query[:, :, None] + memory.key[:, None]) @ self.score[:, None])[
                 ..., 0
             ]  # (B, T, S)
-            return torch.softmax(scores + memory.bias[:, 0], -1) @ memory.hidden
+            return mixed(torch.softmax(scores + memory.bias[:, 0], -1) @ memory.hidden)
         query, key, value = (x[:, None] for x in (query, memory.key, memory.hidden))  # one head each
         return attention(query, key, value, memory.bias)[:, 0]
 

@@ -225,7 +225,7 @@ def _created(call: Call) -> Sequence[Tensor]:
 
 @move(
     *("cat", "stack", "constant_pad_nd", "flip", "roll", "repeat", "tril", "triu", "im2col", "diagonal_copy"),
-    *("unfold_copy", "slice_backward", "select_backward", "unfold_backward", "split_with_sizes_copy"),
+    *("unfold_copy", "slice_backward", "select_backward", "split_with_sizes_copy"),
     *("slice_scatter", "select_scatter", "diag_embed", "rot90", "reflection_pad1d", "replication_pad1d"),
 )
 def _moved(call: Call) -> Sequence[Tensor]:
@@ -506,8 +506,9 @@ def _attended(
 
 @rule(
     *("_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm_backward"),
-    *("convolution_backward", "embedding_dense_backward", "glu_backward", "nll_loss_forward"),
-    *("nll_loss_backward", "_scaled_dot_product_flash_attention_for_cpu_backward", "nll_loss2d_forward"),
+    *("convolution_backward", "embedding_dense_backward", "unfold_backward", "glu_backward"),
+    *("nll_loss_forward", "nll_loss_backward", "nll_loss2d_forward", "_weight_norm_interface_backward"),
+    *("_scaled_dot_product_flash_attention_for_cpu_backward",),
 )
 def _whole(call: Call) -> Sequence[Tensor]:
     """Every output of every input: too many ways, and none too few."""

@@ -1,0 +1,157 @@
+"""Span and paths of the project's own layers and models, and of what a user may bring."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark.measure.span import (
+    as_traced,
+    generation_span,
+    layer_paths,
+    layer_span,
+    model_paths,
+    model_span,
+    smallest_depth,
+    undeclared,
+)
+from models import convs2s, lstm, transformer
+from models.layers.mixing import mixed
+from models.layers.recurrent import Recurrence
+from models.layers.table1 import (
+    Convolution,
+    Recurrent,
+    RestrictedSelfAttention,
+    SelfAttention,
+    SeparableConvolution,
+)
+
+WIDTH = 16
+
+
+@pytest.mark.parametrize(
+    ("layer", "kernel", "ideal"),
+    [
+        (SelfAttention(WIDTH, 2), lambda n: 6, lambda n: 21 + 3 * math.log2(n)),
+        (RestrictedSelfAttention(WIDTH, 8, 2), lambda n: 7, lambda n: 34),
+        (Recurrent(WIDTH), lambda n: 7 * n, lambda n: 12 * n),
+        (Convolution(WIDTH, 3), lambda n: 1, lambda n: 8),
+        (SeparableConvolution(WIDTH, 5), lambda n: 3, lambda n: 11),
+    ],
+    ids=lambda one: type(one).__name__ if isinstance(one, nn.Module) else "",
+)
+def test_only_the_recurrence_has_to_wait(layer, kernel, ideal):
+    for length in (16, 32):
+        span = layer_span(layer, length, WIDTH)
+        assert (span.kernel_depth, span.ideal_depth) == (kernel(length), ideal(length))
+        assert span.parallelism == span.work / span.kernel_depth
+        backward = layer_span(layer, length, WIDTH, backward=True)
+        assert backward.work >= 2 * span.work
+        grows = layer_span(layer, 2 * length, WIDTH, backward=True).kernel_depth / backward.kernel_depth
+        assert grows > 1.9 if isinstance(layer, Recurrent) else grows == 1.0
+
+
+class Stack(nn.Sequential):
+    pass
+
+
+def test_the_smallest_depth_that_connects():
+    def convolutions(layers):
+        return Stack(*(Convolution(WIDTH, 3) for _ in range(layers)))
+
+    def dilated(layers):
+        return Stack(*(Convolution(WIDTH, 3, dilation=3**layer) for layer in range(layers)))
+
+    def restricted(layers):
+        return Stack(*(RestrictedSelfAttention(WIDTH, 8) for _ in range(layers)))
+
+    assert smallest_depth(convolutions, 16, WIDTH, causal=True, most=16) == 8
+    assert smallest_depth(dilated, 27, WIDTH, causal=True, most=8) == 3
+    assert smallest_depth(restricted, 16, WIDTH, causal=False, most=8) == 4
+    assert smallest_depth(lambda layers: SelfAttention(WIDTH), 16, WIDTH, causal=False, most=1) == 1
+    assert smallest_depth(convolutions, 16, WIDTH, causal=True, most=3) is None
+
+
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+def test_paths_of_whole_models(module):
+    """Two layers, teacher forced: the attention to the source makes one hop of every distance in it."""
+    model = module.Config().tiny().build(50)
+    paths = model_paths(model, 13, 12)
+    assert paths.target_to_target.leaks(causal=True) == 0
+    assert paths.source_to_target.longest("hops") == 1
+    encoder, target = paths.encoder, paths.target_to_target
+    if module is lstm:
+        assert (encoder.longest("hops"), target.longest("hops")) == (13, 12)
+        assert encoder.connects(causal=False) and target.connects(causal=True)
+    elif module is transformer:
+        assert (encoder.longest("hops"), target.longest("hops")) == (1, 1)
+        assert encoder.connects(causal=False) and target.connects(causal=True)
+    else:
+        assert (encoder.longest("hops"), target.longest("hops")) == (2, 2)
+        assert not encoder.connects(causal=False), "two layers of three do not see thirteen words"
+
+
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+def test_training_is_parallel_but_for_the_recurrence_and_generation_is_not(module):
+    model = module.Config().tiny().build(50)
+    short, long = model_span(model, 9, 8), model_span(model, 17, 16)
+    assert (long.kernel_depth == short.kernel_depth) == (module is not lstm)
+    backward = [model_span(model, n + 1, n, backward=True).kernel_depth for n in (8, 16)]
+    assert (backward[0] == backward[1]) == (module is not lstm)
+    words = [generation_span(model, 9, count).kernel_depth for count in (2, 4, 6)]
+    assert words[2] - words[1] == words[1] - words[0] > 0, "one word waits for the one before"
+
+
+def test_a_model_is_as_it_was_after_it_was_traced():
+    model = lstm.Config().tiny().build(50).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model_span(model, 5, 4, backward=True)
+    assert model.training and all(one.training for one in model.modules())
+    assert all(one.fused for one in model.modules() if isinstance(one, Recurrence))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.raises(RuntimeError), as_traced(model):
+        raise RuntimeError
+    assert model.training
+
+
+class Hidden(nn.Module):
+    """A recurrence that is declared as one hop."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(WIDTH, WIDTH)
+
+    def forward(self, x):
+        state, outputs = x.new_zeros(1, WIDTH), []
+        for position in x.unbind(1):
+            state = self.cell(position, state)
+            outputs.append(state)
+        return mixed(torch.stack(outputs, 1))
+
+
+def test_a_recurrence_that_is_declared_as_one_hop_is_caught():
+    assert layer_paths(Hidden(), 16, WIDTH).longest("hops") == 1
+    text = undeclared(Hidden(), WIDTH)
+    assert text.startswith("operations on the shortest way grow to 25.0, 49.0, 97.0 for each declared hop")
+    for layer in (
+        SelfAttention(WIDTH), RestrictedSelfAttention(WIDTH, 8), Recurrent(WIDTH), Convolution(WIDTH, 3),
+        SeparableConvolution(WIDTH, 5),
+    ):  # fmt: skip
+        assert undeclared(layer, WIDTH) == ""
+
+
+def test_a_layer_without_a_line_of_its_own_has_span_and_steps():
+    def skipping(x):
+        """A gated recurrence whose state comes from two positions back."""
+        states = [x[:, 0], x[:, 1]]
+        for position in range(2, x.shape[1]):
+            states.append(torch.sigmoid(x[:, position]) * states[-2])
+        return torch.stack(states, 1)
+
+    paths = layer_paths(skipping, 16, WIDTH)
+    assert paths.longest("hops") == 0, "nothing is declared"
+    assert paths.longest("steps") == 8, "a gate, and then a product at every second position"
+    assert undeclared(skipping, WIDTH).endswith("than models.layers.mixing.mixed says")
+    assert layer_span(skipping, 16, WIDTH).kernel_depth == 8
