@@ -1,0 +1,211 @@
+"""What reaches a position from afar: norms of d output_j / d input_i against the distance from i to j.
+
+A path that exists need not carry anything: a product of many Jacobians vanishes or explodes with their number
+(Hochreiter 1991; Bengio et al. 1994). Measured in float64, in evaluation mode, at one output position after
+another: for v from N(0, I) the mean square of v' J is the squared Frobenius norm of J, so that one backward
+pass of a batch of independent inputs and v gives all distances at once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from benchmark.measure.significance import Summary, summarise
+from benchmark.measure.span import as_traced
+from models import BEGIN, END, Seq2SeqModel
+
+GROUPS = 8
+"""Independent halves of an interval: each has inputs and projections of its own."""
+BATCH = 16
+"""Inputs and projections of a group: the root mean square over them has some 10 % of noise."""
+FITS = 0.9
+"""Least share of the variance of ln a that a law explains to be called one."""
+FLAT = float(np.log(2))
+"""Most by which ln a changes over all distances where there is no decay."""
+
+Kind = Literal["exponential", "power", "none", "undetermined"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Norms at one output position."""
+
+    output: int
+    distances: NDArray[np.int64]
+    """From 1 on: how far before the output position the input lies."""
+    norms: NDArray[np.float64]
+    """(groups, distances): root mean square over a group's batch."""
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """(distances,): root mean square over all."""
+        found: NDArray[np.float64] = np.sqrt((self.norms**2).mean(0))
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decay:
+    """How a profile falls with distance."""
+
+    kind: Kind
+    rate: Summary
+    """Change of ln a for one more position; over groups."""
+    exponent: Summary
+    """Change of ln a for one more unit of ln distance; over groups."""
+    exponential_share: float
+    """Of the variance of ln a that an exponential explains."""
+    power_share: float
+    change: float
+    """Of ln a from the nearest to the farthest position."""
+    unreached: int
+    """Distances whose norm is exactly 0, as outside of a kernel or after underflow; they are in no fit."""
+
+
+def decay(profile: Profile) -> Decay:
+    """Fit both laws by least squares on ln a, at every distance that is reached.
+
+    A law is named where it explains `FITS` of the variance and more than the other; `none` where ln a changes
+    by no more than `FLAT`; else the kind is `undetermined`.
+    """
+    mean = profile.mean
+    reached = (mean > 0) & (profile.norms > 0).all(0)
+    distances = profile.distances[reached].astype(np.float64)
+    if len(distances) < 3:
+        nothing = Summary(number_of_seeds=0, mean=float("nan"), standard_deviation=None, half_width=None)
+        return Decay(
+            kind="undetermined",
+            rate=nothing,
+            exponent=nothing,
+            exponential_share=0.0,
+            power_share=0.0,
+            change=float("nan"),
+            unreached=int((~reached).sum()),
+        )
+    logs = np.log(profile.norms[:, reached])
+    whole = np.log(mean[reached])
+    rate, exponential_share = _fitted(distances, whole)
+    _, power_share = _fitted(np.log(distances), whole)
+    change = rate * (distances[-1] - distances[0])
+    return Decay(
+        kind=_kind(change, exponential_share, power_share),
+        rate=summarise([_fitted(distances, one)[0] for one in logs]),
+        exponent=summarise([_fitted(np.log(distances), one)[0] for one in logs]),
+        exponential_share=exponential_share,
+        power_share=power_share,
+        change=change,
+        unreached=int((~reached).sum()),
+    )
+
+
+def _kind(change: float, exponential: float, power: float) -> Kind:
+    if abs(change) <= FLAT:
+        return "none"
+    if max(exponential, power) < FITS:
+        return "undetermined"
+    return "exponential" if exponential >= power else "power"
+
+
+def _fitted(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope, and the share of the variance of y that the line explains."""
+    x, y = x - x.mean(), y - y.mean()
+    slope = float((x * y).sum() / (x * x).sum())
+    total = float((y * y).sum())
+    return slope, 1 - float(((y - slope * x) ** 2).sum()) / total if total > 0 else 1.0
+
+
+def layer_signal(
+    layer: nn.Module, length: int, width: int, outputs: Sequence[int] | None = None, *, seed: int = 0
+) -> list[Profile]:
+    """Of a layer (B, n, D) to (B, n, D) on inputs from N(0, I), at `outputs`, by default at the last one."""
+    layer = copy.deepcopy(layer).double()
+    generator = torch.Generator().manual_seed(seed)
+
+    def norms(output: int) -> Tensor:
+        x = torch.randn(GROUPS * BATCH, length, width, dtype=torch.float64, generator=generator)
+        x.requires_grad_()
+        return _norms(layer(x)[:, output], [x], generator)
+
+    with as_traced(layer):
+        return [_profile(output, norms(output)) for output in ([length - 1] if outputs is None else outputs)]
+
+
+def model_signal(
+    model: Seq2SeqModel,
+    source: Tensor,
+    target: Tensor,
+    outputs: Sequence[int] | None = None,
+    *,
+    side: Literal["source", "target"],
+    seed: int = 0,
+) -> list[Profile]:
+    """Of a model's hidden states under teacher forcing, from the embedded words of one side.
+
+    `source` and `target` are token ids (GROUPS * BATCH, length) without padding. From the source the distance
+    is counted from its end backwards, since the two sides have no positions in common.
+    """
+    model = copy.deepcopy(model).double()
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.ones(source.shape, dtype=torch.bool)
+    shifted = torch.cat((torch.full_like(target[:, :1], BEGIN), target[:, :-1]), 1)
+    length = target.shape[1]
+
+    def norms(output: int) -> Tensor:
+        embedded = _Embedded(source if side == "source" else shifted)
+        with embedded:
+            hidden = model.decode(shifted, model.encode(source, mask))
+        return _norms(hidden[:, output], embedded.found, generator)
+
+    for module in model.modules():
+        if hasattr(module, "gradient_factor"):  # ConvS2S trains with another gradient than that of its loss
+            setattr(module, "gradient_factor", 1.0)  # noqa: B010
+    with as_traced(model):
+        wanted = [length - 1] if outputs is None else outputs
+        if side == "target":
+            return [_profile(output, norms(output)) for output in wanted]
+        return [_profile(source.shape[1], norms(output)) for output in wanted]
+
+
+def random_words(length: int, vocabulary_size: int, *, seed: int = 0) -> Tensor:
+    """(GROUPS * BATCH, length) int64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(END + 1, vocabulary_size, (GROUPS * BATCH, length), generator=generator)
+
+
+def _norms(y: Tensor, inputs: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """(groups, positions): root mean squares of v' d y / d input; y (B, D), inputs (B, n, D) each."""
+    projection = torch.randn(y.shape, dtype=y.dtype, generator=generator)
+    gradients = torch.autograd.grad((y * projection).sum(), inputs, allow_unused=True)
+    found = [one for one in gradients if one is not None]
+    if not found:
+        return torch.zeros(GROUPS, inputs[0].shape[1], dtype=y.dtype)
+    square = torch.stack(found).sum(0).square().sum(-1)  # (B, n)
+    return square.unflatten(0, (GROUPS, BATCH)).mean(1).sqrt()
+
+
+def _profile(output: int, norms: Tensor) -> Profile:
+    distances = np.arange(1, min(output, norms.shape[1]) + 1)
+    return Profile(output=output, distances=distances, norms=norms.numpy()[:, output - distances])
+
+
+class _Embedded(TorchFunctionMode):
+    """Catches what these words were embedded as, whichever module did it."""
+
+    def __init__(self, words: Tensor) -> None:
+        super().__init__()
+        self._words = words
+        self.found: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.nn.functional.embedding and torch.equal(args[0], self._words):
+            self.found.append(result)
+        return result

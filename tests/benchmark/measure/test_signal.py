@@ -1,0 +1,162 @@
+"""Signal against distance: against exact Jacobians and finite differences, and on profiles that are known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmark.measure import signal
+from benchmark.measure.signal import BATCH, GROUPS, Profile, decay, layer_signal, model_signal, random_words
+from models import BEGIN, convs2s, lstm, transformer
+from models.layers.table1 import Convolution, Recurrent, SelfAttention
+
+WIDTH = 16
+
+
+def exact(layer, x, output):
+    """(n,): Frobenius norms of one Jacobian."""
+    jacobian = torch.autograd.functional.jacobian(lambda x: layer(x)[0, output], x)
+    return jacobian[:, 0].square().sum((0, 2)).sqrt()
+
+
+@pytest.mark.parametrize("layer", [SelfAttention(WIDTH, 2), Recurrent(WIDTH), Convolution(WIDTH, 5)])
+def test_norms_are_those_of_exact_jacobians(layer, monkeypatch):
+    monkeypatch.setattr(signal, "BATCH", 400)
+    length, output = 8, 7
+    (profile,) = layer_signal(layer, length, WIDTH)
+    double = layer.double()
+    torch.manual_seed(0)
+    squares = torch.stack([exact(double, torch.randn(1, length, WIDTH).double(), output) for _ in range(128)])
+    expected = squares.square().mean(0).sqrt()[:output].flip(0)
+    layer.float()
+    found = torch.from_numpy(profile.mean)
+    reached = expected > 0
+    assert torch.equal(found > 0, reached)
+    assert bool(((found / expected - 1).abs()[reached] < 0.15).all())
+
+
+def test_gradients_are_finite_differences():
+    torch.manual_seed(0)
+    layer = Recurrent(WIDTH).double()
+    x, step = torch.randn(1, 6, WIDTH).double(), 1e-6
+    jacobian = torch.autograd.functional.jacobian(lambda x: layer(x)[0, 5], x)
+    for position in (0, 3, 5):
+        moved = x.clone()
+        moved[0, position, 2] += step
+        back = x.clone()
+        back[0, position, 2] -= step
+        difference = (layer(moved)[0, 5] - layer(back)[0, 5]) / (2 * step)
+        torch.testing.assert_close(jacobian[:, 0, position, 2], difference, rtol=1e-5, atol=1e-9)
+
+
+def made(values, noise=0.02):
+    distances = np.arange(1, len(values) + 1)
+    random = np.random.default_rng(0)
+    return Profile(
+        output=len(values),
+        distances=distances,
+        norms=np.asarray(values) * np.exp(random.normal(0, noise, (GROUPS, len(values)))),
+    )
+
+
+DISTANCES = np.arange(1, 65)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.exp(-0.3 * DISTANCES), "exponential"),
+        (DISTANCES**-2.0, "power"),
+        (np.full(64, 0.01), "none"),
+        (np.exp(np.sin(DISTANCES) * 2 - 0.05 * DISTANCES), "undetermined"),
+    ],
+)
+def test_the_law_of_a_known_profile_is_named(values, kind):
+    found = decay(made(values))
+    assert (found.kind, found.unreached) == (kind, 0)
+    if kind == "exponential":
+        assert found.rate.half_width is not None and found.rate.half_width < 0.01
+        assert abs(found.rate.mean + 0.3) <= 2 * found.rate.half_width
+        assert found.change == pytest.approx(-0.3 * 63, rel=0.01)
+    if kind == "power":
+        assert found.exponent.half_width is not None and found.exponent.half_width < 0.05
+        assert abs(found.exponent.mean + 2) <= 2 * found.exponent.half_width
+
+
+def test_what_is_not_reached_is_in_no_fit():
+    values = np.exp(-0.3 * DISTANCES)
+    values[40:] = 0
+    found = decay(made(values))
+    assert (found.kind, found.unreached) == ("exponential", 24)
+    assert decay(made([1.0, 0.0, 0.0])).kind == "undetermined"
+
+
+def test_recurrence_decays_exponentially_and_attention_does_not():
+    """Known values at this initialisation: the open forget gate halves the rate of the decay."""
+    torch.manual_seed(0)
+    open_gate = Recurrent(32)
+    closed = Recurrent(32)
+    with torch.no_grad():
+        closed.recurrence.bias_ih_l0.zero_()
+    rates = {}
+    for name, layer in {"open": open_gate, "closed": closed}.items():
+        (profile,) = layer_signal(layer, 64, 32)
+        found = decay(profile)
+        assert found.kind == "exponential" and found.exponential_share > 0.99
+        rates[name] = found.rate.mean
+    assert rates["closed"] < 1.5 * rates["open"] < 0
+    profiles = layer_signal(SelfAttention(32, 2), 64, 32, outputs=[63, 31])
+    assert [decay(one).kind for one in profiles] == ["none", "none"]
+    assert [one.output for one in profiles] == [63, 31]
+
+
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_model_s_signal_is_that_of_its_embedded_words(module, side):
+    torch.manual_seed(0)
+    model = module.Config().tiny().build(50)
+    source, target = random_words(9, 50), random_words(7, 50, seed=1)
+    (profile,) = model_signal(model, source, target, side=side)
+    assert len(profile.distances) == (9 if side == "source" else 6)
+    assert (profile.norms > 0).any()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    # One embedded word moved a little, which moves what comes out as its gradient says.
+    double = module.Config().tiny().build(50).double().eval()
+    double.load_state_dict({name: value.double() for name, value in model.state_dict().items()})
+    if hasattr(double, "gradient_factor"):
+        double.gradient_factor = 1.0
+    shifted = torch.cat((torch.full_like(target[:, :1], BEGIN), target[:, :-1]), 1)
+    mask = torch.ones(source.shape, dtype=torch.bool)
+    words = source if side == "source" else shifted
+
+    class Moved(torch.overrides.TorchFunctionMode):
+        def __init__(self, by):
+            super().__init__()
+            self.by = by
+
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func is torch.nn.functional.embedding and torch.equal(args[0], words):
+                result = result.clone()
+                result[:, 2, 0] += self.by
+            return result
+
+    def output(by):
+        with torch.no_grad(), Moved(by):
+            return double.decode(shifted, double.encode(source, mask))[:, -1]
+
+    difference = (output(1e-5) - output(-1e-5)) / 2e-5
+    with signal._Embedded(words) as embedded:
+        hidden = double.decode(shifted, double.encode(source, mask))[:, -1]
+    projection = torch.randn_like(hidden)
+    gradients = torch.autograd.grad((hidden * projection).sum(), embedded.found, allow_unused=True)
+    found = sum(one[:, 2, 0] for one in gradients if one is not None)
+    torch.testing.assert_close(found, (difference * projection).sum(-1), rtol=1e-4, atol=1e-7)
+
+
+def test_the_layer_that_is_measured_stays_as_it_was():
+    layer = Recurrent(WIDTH)
+    assert isinstance(layer, nn.Module)
+    layer_signal(layer, 5, WIDTH)
+    assert layer.recurrence.weight_hh_l0.dtype == torch.float32 and layer.recurrence.fused
+    assert GROUPS * BATCH == 128
