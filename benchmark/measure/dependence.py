@@ -189,6 +189,12 @@ def _filled(call: Call) -> Sequence[Tensor]:
     return [torch.where(mask, fill, _broadcast(call.shadow(x), shape)) + call.recorder.cost(1, len(shape))]
 
 
+@rule("_native_batch_norm_legit_no_training")
+def _scaled_and_shifted(call: Call) -> Sequence[Tensor]:
+    """By the statistics of training: what is at one position stays there."""
+    return [call.shadow(call.args[0]) + call.recorder.cost(2, call.made[0].dim())]
+
+
 @rule("glu")
 def _gated(call: Call) -> Sequence[Tensor]:
     dim = call.argument(1, "dim", -1) % call.args[0].dim() + 1

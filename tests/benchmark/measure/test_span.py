@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmark.measure.graph import Recorder
 from benchmark.measure.span import (
     as_traced,
     generation_span,
@@ -101,6 +102,31 @@ def test_training_is_parallel_but_for_the_recurrence_and_generation_is_not(modul
     assert (backward[0] == backward[1]) == (module is not lstm)
     words = [generation_span(model, 9, count).kernel_depth for count in (2, 4, 6)]
     assert words[2] - words[1] == words[1] - words[0] > 0, "one word waits for the one before"
+
+
+def test_known_values_of_pytorch_s_transformer_at_base_size():
+    model = nn.Transformer(512, 8, 6, 6, 2048, batch_first=True)
+    x, y = torch.randn(2, 1, 16, 512).unbind(0)
+    mask = nn.Transformer.generate_square_subsequent_mask(16)
+    with torch.no_grad(), as_traced(model), Recorder(sources=3) as recorder:
+        for number, position in enumerate((0, 8, 15)):
+            recorder.source(number, x[:, position])
+        hidden = model(x, y, tgt_mask=mask)
+    reached = recorder.reached(hidden)
+    assert recorder.chain(hidden) == int(reached.depth.max()) == 147
+    assert (int(reached.ideal.max()), int(reached.steps.max())) == (1824, 33)
+
+
+def test_statistics_of_training_mix_no_positions():
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm1d(WIDTH)
+
+        def forward(self, x):
+            return self.norm(x.transpose(1, 2)).transpose(1, 2)
+
+    assert torch.equal(layer_paths(Normalised(), 5, WIDTH).reached, torch.eye(5, dtype=torch.bool))
 
 
 def test_a_model_is_as_it_was_after_it_was_traced():
