@@ -189,9 +189,11 @@ def _filled(call: Call) -> Sequence[Tensor]:
     return [torch.where(mask, fill, _broadcast(call.shadow(x), shape)) + call.recorder.cost(1, len(shape))]
 
 
-@rule("_native_batch_norm_legit_no_training")
+@rule("native_batch_norm", "_native_batch_norm_legit_no_training")
 def _scaled_and_shifted(call: Call) -> Sequence[Tensor]:
     """By the statistics of training: what is at one position stays there."""
+    if call.name == "native_batch_norm" and call.args[5]:
+        raise CannotTrace("batch normalisation in training mixes all positions and sentences; use evaluation")
     return [call.shadow(call.args[0]) + call.recorder.cost(2, call.made[0].dim())]
 
 
