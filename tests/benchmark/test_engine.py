@@ -191,9 +191,8 @@ def test_workers_on_one_folder_run_each_cell_once(tmp_path):
     assert set(codes) <= {0, 75}, ends
     assert 0 in codes
     for code, said in zip(codes, ends, strict=True):
-        assert (
-            " is run by process " in said or "measured by another" in said or "no other worker" in said
-        ) == (code == 75)
+        waits = " is run by process " in said or "measured by another" in said or "no other worker" in said
+        assert waits or code == 0
     assert starts(tmp_path) == dict.fromkeys(starts(tmp_path), 1)
     assert len(starts(tmp_path)) == 6
     assert sorted(records(tmp_path)) == [0, 1, 2, 3, 4, 5]
@@ -236,6 +235,7 @@ def test_a_cell_that_failed_in_another_worker_meanwhile_has_had_its_try(two_cell
     folder, cells = two_cells
     options = RunOptions(results=folder.results, data_directory=folder.results, device="cpu")
     for cell in cells:  # of an earlier start, which gives both another try
+        cell.open(folder.run(cell.run_id))
         folder.run(cell.run_id).write_record(failed_record(cell.experiment, options, "before"))
     ran = []
 
