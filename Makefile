@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quick test faults lint clean
+.PHONY: setup quick test faults scale lint clean
 
 setup: .venv/installed
 
@@ -20,6 +20,10 @@ test: setup
 # Kills a study of twelve cells fifty times and checks that nothing is lost: a quarter of an hour.
 faults: setup
 	$(BIN)/python -m tests.benchmark.faults.kill_study
+
+# What the supervisor costs for each cell, and what a study of 100,000 records takes: ten minutes, alone on the machine.
+scale: setup
+	$(BIN)/python -m tests.benchmark.scale.measure_scale
 
 lint: setup
 	$(BIN)/ruff check .
