@@ -208,6 +208,10 @@ class RunFolder:
         """
         return _result(self.record)
 
+    def readable(self) -> Record | None:
+        """The record; None where there is none that can be read."""
+        return _readable(self.record)
+
     def write_record(self, record: Record) -> None:
         assert record.run_id == self.run_id
         write_atomic(self.record_path, record_bytes(record))
@@ -247,6 +251,13 @@ class RunFolder:
         for path in self.path.glob(".*.tmp"):
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def _readable(read: Callable[[], Record | None]) -> Record | None:
+    try:
+        return read()
+    except UnreadableRecord:
+        return None
 
 
 def _result(read: Callable[[], Record | None]) -> Record | None:
@@ -356,11 +367,8 @@ class StudyFolder:
         return _result(lambda: self.record(run_id))
 
     def readable(self, run_id: str) -> Record | None:
-        """The record, without its curve; None where there is none that can be read."""
-        try:
-            return self.record(run_id)
-        except UnreadableRecord:
-            return None
+        """As `RunFolder.readable`, without the curve."""
+        return _readable(lambda: self.record(run_id))
 
     def _run_ids(self) -> list[str]:
         runs = self.path / "runs"

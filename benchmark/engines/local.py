@@ -415,7 +415,7 @@ class LocalEngine:
         run = self._folder.run(cell.run_id)
         there = run.result()
         if there is None and self._failure(cell) != self._failed_before[cell.run_id]:
-            there = _record_of(run)  # it has had its try in this round of the study
+            there = run.readable()  # it has had its try in this round of the study
         if there is not None:  # another worker was faster
             return Finished(cell, there)
         started(cell)
@@ -533,7 +533,7 @@ def _run_to_record(
                 run.record_path.unlink()
     arguments = [command, str(run.path), "--options", options_json(options)]
     ended = supervisor.run(arguments, options, log_path=run.log_path, name=run.run_id, devices=devices)
-    record = _record_of(run)
+    record = run.readable()
     if record is not None:
         return record
     if ended.exit_code == 2:
@@ -541,13 +541,6 @@ def _run_to_record(
     record = failed(_reason(ended))
     run.write_record(record)
     return record
-
-
-def _record_of(run: RunFolder) -> Record | None:
-    try:
-        return run.record()
-    except UnreadableRecord:
-        return None
 
 
 def _reason(ended: Ended) -> str:

@@ -118,13 +118,13 @@ def layer_span(layer: SpanLayer, length: int, width: int, *, backward: bool = Fa
     Raises:
         CannotTrace: an operation whose dependencies are not known, or a value that leaves for Python.
     """
-    x = _input(layer, [length], width).requires_grad_(backward)
+    x = _input(layer, length, width).requires_grad_(backward)
     return _span(layer, [x], lambda: layer(x), backward)
 
 
 def layer_paths(layer: SpanLayer, length: int, width: int, *, sources: Sequence[int] | None = None) -> Paths:
     """Of a layer on one sequence, from all positions or from `sources`; errors as `layer_span`."""
-    x = _input(layer, [length], width)
+    x = _input(layer, length, width)
     chosen = tuple(range(length) if sources is None else sources)
     with torch.no_grad(), as_traced(layer), Recorder(sources=len(chosen)) as recorder:
         for number, position in enumerate(chosen):
@@ -250,11 +250,11 @@ def _span(traced: Any, inputs: Sequence[Tensor], run: Callable[[], Tensor], back
     )
 
 
-def _input(layer: SpanLayer, lengths: Sequence[int], width: int) -> Tensor:
+def _input(layer: SpanLayer, length: int, width: int) -> Tensor:
     parameters = list(layer.parameters()) if isinstance(layer, nn.Module) else []
     dtype = parameters[0].dtype if parameters else torch.get_default_dtype()
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, *lengths, width, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randn(1, length, width, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def _words(source_length: int, target_length: int) -> tuple[Tensor, Tensor, Tensor]:
