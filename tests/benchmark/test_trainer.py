@@ -383,3 +383,26 @@ def test_a_logger_that_fails_changes_no_result(tmp_path: Path, monkeypatch: pyte
     logged = run(experiment("lstm"), tmp_path / "logged")
     assert alone is not None and logged is not None
     assert identity(alone) == identity(logged)
+
+
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_training_in_bfloat16_goes_through_to_the_scores(model: str, tmp_path: Path) -> None:
+    """Slow on a processor without it, and the same code as on one that has it."""
+    training = {"steps": 3, "validations": 1, "precision": "bfloat16", "gradient_clip": 1.0}
+    record = run(experiment(model, training=training), tmp_path)
+    assert record is not None and record.status == "done"
+    assert record.provenance.precision == "bfloat16"
+    assert record.validation_loss is not None and math.isfinite(record.validation_loss)
+    wide = run(experiment(model, training={**training, "precision": "float32"}), tmp_path / "wide")
+    assert wide is not None and wide.validation_loss == pytest.approx(record.validation_loss, rel=0.05)
+
+
+def test_gradients_are_clipped_as_by_torch(tmp_path: Path) -> None:
+    """A bound that nothing reaches changes no bit, and one that all exceed does."""
+    hashes = []
+    for clip in (None, 1e9, 1e-3):
+        training = {"steps": 3, "validations": 1, "gradient_clip": clip}
+        record = run(experiment("transformer", training=training), tmp_path / str(clip))
+        assert record is not None
+        hashes.append(record.loss_curve_sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
