@@ -753,7 +753,7 @@ def _runs(results: Path) -> Iterator[dict[str, Any]]:
                 about = f"speed, {record.task_preset}, {record.status}"
             name = f"{study}/{record.run_id}"
             yield {"name": name, "about": one_line(about), "kind": record.kind, "status": record.status}
-        for error in contents.unreadable:
+        for error in contents.unreadable.values():
             yield {"name": study, "about": f"unreadable: {error}", "kind": None, "status": None}
 
 

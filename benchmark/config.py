@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
@@ -158,8 +159,22 @@ class EvaluationConfig(_Section):
 class _Form:
     """One section of an experiment, as experiments are shown: a grid of thousands has few different ones."""
 
+    section: str
     document: dict[str, Any]
-    yaml: str
+
+    @cached_property
+    def yaml(self) -> str:
+        """As `Experiment.yaml` has it."""
+        return _indented_yaml({self.section: self.document})
+
+    @cached_property
+    def canonical(self) -> str:
+        """As canonical JSON."""
+        return canonical_json(self.document)
+
+
+def _indented_yaml(document: Mapping[str, Any]) -> str:
+    return textwrap.indent(dump_yaml(document), "  ")
 
 
 _FORMS: dict[tuple[int, str], tuple[BaseModel, _Form]] = {}
@@ -175,7 +190,7 @@ def _form(section: str, config: BaseModel, name: str = "") -> _Form:
     if isinstance(config, TrainingConfig):
         fields = {key: value for key, value in fields.items() if key not in BUDGETS or value is not None}
     document = {"name": name, **fields} if name else fields
-    form = _Form(document, dump_yaml({section: document}))
+    form = _Form(section, document)
     if len(_FORMS) >= _MAXIMUM_FORMS:
         _FORMS.clear()
     _FORMS[id(config), name] = config, form  # held, so that nothing else can have its identity
@@ -214,10 +229,23 @@ class Experiment:
         return document
 
     def yaml(self) -> str:
-        """The document as YAML."""
+        """The document as YAML, under the name `experiment`."""
         sections = "".join(form.yaml for form in self._forms().values())
         hashes = {name: value for name, value in self.document().items() if name.endswith("_sha256")}
-        return f"{sections}seed: {self.seed}\n{dump_yaml(hashes) if hashes else ''}"
+        return f"experiment:\n{sections}  seed: {self.seed}\n{_indented_yaml(hashes) if hashes else ''}"
+
+    def canonical(self) -> str:
+        """The document as canonical JSON."""
+        return _joined(self._canonical_fields())
+
+    def _canonical_fields(self) -> dict[str, str]:
+        fields = {name: form.canonical for name, form in self._forms().items()}
+        fields["seed"] = str(self.seed)
+        if self.model_file_sha256 is not None:
+            fields["model_file_sha256"] = canonical_json(self.model_file_sha256)
+        if self.task_file_sha256 is not None:
+            fields["task_file_sha256"] = canonical_json(self.task_file_sha256)
+        return fields
 
     def _forms(self) -> dict[str, _Form]:
         """By section, in the order of `SECTIONS`."""
@@ -241,17 +269,22 @@ class Experiment:
 
     @cached_property
     def _run_id(self) -> str:
-        document = self.document()
-        if self.model_file_sha256 is not None:
-            document["model"]["name"] = Path(self.model_name).name
-        if self.task_file_sha256 is not None:
-            document["task"]["name"] = Path(self.task_name).name
-        document["versions"] = {
-            "model": self.model.version,
-            "task": self.task.version,
-            "harness": HARNESS_VERSION,
-        }
-        return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]
+        fields = self._canonical_fields()
+        for kind, name, sha256 in (
+            ("model", self.model_name, self.model_file_sha256),
+            ("task", self.task_name, self.task_file_sha256),
+        ):
+            if sha256 is not None:
+                fields[kind] = canonical_json({**self._forms()[kind].document, "name": Path(name).name})
+        fields["versions"] = canonical_json(
+            {"model": self.model.version, "task": self.task.version, "harness": HARNESS_VERSION}
+        )
+        return hashlib.sha256(_joined(fields).encode()).hexdigest()[:16]
+
+
+def _joined(fields: Mapping[str, str]) -> str:
+    """Canonical JSON of an object whose values are given as such."""
+    return "{" + ",".join(f'"{name}":{fields[name]}' for name in sorted(fields)) + "}"
 
 
 def default_cache_directory() -> Path:
@@ -625,9 +658,6 @@ def experiment_from(raw: Mapping[str, Any], *, files_allowed: bool) -> Experimen
                 f"{kind}.name: {name} has changed since the run was made (sha256 then: {recorded})"
             )
         configs[kind] = checked(kind, loaded[kind].module.Config, section)
-    seed = raw.get("seed", 0)
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise UserError(f"seed: must be an integer from 0 to {2**32 - 1}, got {shown(seed)}")
     experiment = Experiment(
         model_name=raw["model"]["name"],
         model=configs["model"],
@@ -636,7 +666,7 @@ def experiment_from(raw: Mapping[str, Any], *, files_allowed: bool) -> Experimen
         data=checked("data", DataConfig, sections.get("data", {})),
         training=checked("training", TrainingConfig, sections.get("training", {})),
         evaluation=checked("evaluation", EvaluationConfig, sections.get("evaluation", {})),
-        seed=seed,
+        seed=checked_seed(raw.get("seed", 0)),
         model_file_sha256=loaded["model"].file_sha256,
         task_file_sha256=loaded["task"].file_sha256,
     )
@@ -648,6 +678,13 @@ def experiment_from(raw: Mapping[str, Any], *, files_allowed: bool) -> Experimen
             "(data.maximum_tokens + evaluation.extra_length); raise it, or lower those"
         )
     return experiment
+
+
+def checked_seed(value: Any) -> int:
+    """`value`, if it can be a seed; errors as `experiment_from`."""
+    if type(value) is not int or not 0 <= value < 2**32:
+        raise UserError(f"seed: must be an integer from 0 to {2**32 - 1}, got {shown(value)}")
+    return value
 
 
 def checked(section: str, config: type[BaseModel], values: dict[str, Any]) -> Any:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from pydantic_core import to_json
 
 from benchmark.config import HARNESS_VERSION, ROOT, RunOptions, UserError, canonical_json, explained, shown
 from benchmark.measure.machine import container_cores, container_memory_bytes
@@ -302,10 +301,10 @@ def record_bytes(record: Record) -> bytes:
     return _CHECKSUM % hashlib.sha256(rest).hexdigest().encode() + rest
 
 
-def record_from_bytes(data: bytes, name: str, *, curve: bool = True) -> Record:
+def record_from_bytes(data: bytes, name: str, shared: Shared | None = None) -> Record:
     """The record in a file's content; `name` is what errors call the file.
 
-    Without `curve` a train record comes without its validations, which are most of it.
+    With `shared` it comes without its curve, and what it has in common with others is one object.
 
     Raises:
         UnreadableRecord: not a whole, unchanged record of a version that is known here.
@@ -314,24 +313,16 @@ def record_from_bytes(data: bytes, name: str, *, curve: bool = True) -> Record:
     if data[:_CHECKSUM_BYTES] == _CHECKSUM % hashlib.sha256(rest).hexdigest().encode():
         begin = _BEGIN.match(rest)
         if begin is not None and int(begin[1]) == SCHEMA_VERSION and (kind := begin[2].decode()) in _KINDS:
-            return _validated(kind, b"{\n" + (rest if curve else _without_curve(rest)), name)
+            text = b"{\n" + rest
+            return _validated(kind, text, name) if shared is None else shared.record(kind, text, name)
     document = _document(data, name)
     # Of the present version, and its checksum does not hold; or of an older one.
     checksum = document.pop("checksum_sha256", None)
     if document["schema_version"] == 1 and checksum == _checksum_of_version_1(document, name):
-        if not curve:
+        if shared is not None:
             document.pop("curve", None)
         return _validated(document["kind"], json.dumps(document).encode(), name)
     raise UnreadableRecord(f"{name}: its checksum does not hold: the file was changed or damaged")
-
-
-def _without_curve(text: bytes) -> bytes:
-    """Cut out as text: no string of JSON holds a line end, and what is inside a field is further right."""
-    begin = text.find(b'\n "curve": [\n')
-    if begin < 0:
-        return text
-    end = text.index(b"\n ],", begin) + len(b"\n ],")
-    return text[:begin] + text[end:]
 
 
 def _validated(kind: str, data: bytes, name: str) -> Record:
@@ -343,12 +334,7 @@ def _validated(kind: str, data: bytes, name: str) -> Record:
 
 def _document(data: bytes, name: str) -> dict[str, Any]:
     """JSON of a known version and kind."""
-    try:
-        document = json.loads(
-            data.decode(), parse_constant=refused_constant, object_pairs_hook=without_repeats
-        )
-    except (ValueError, RecursionError) as error:
-        raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
+    document = _json(data, name)
     if not isinstance(document, dict):
         raise UnreadableRecord(f"{name}: not a record: holds {shown(document)}")
     version, kind = document.get("schema_version"), document.get("kind")
@@ -364,7 +350,14 @@ def _document(data: bytes, name: str) -> dict[str, Any]:
     return document
 
 
-def read_record(path: Path, *, curve: bool = True) -> Record:
+def _json(data: bytes, name: str) -> Any:
+    try:
+        return json.loads(data.decode(), parse_constant=refused_constant, object_pairs_hook=without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableRecord(f"{name}: not a record: {_reason(error)}") from None
+
+
+def read_record(path: str | Path, shared: Shared | None = None) -> Record:
     """The record in a file; as `record_from_bytes`, with its errors, also where the file cannot be read."""
     try:
         with open(path, "rb") as file:
@@ -373,32 +366,64 @@ def read_record(path: Path, *, curve: bool = True) -> Record:
         raise UntouchableRecord(f"{path}: cannot be read: {error.strerror}") from None
     if len(data) > _MAXIMUM_RECORD_BYTES:
         raise UnreadableRecord(f"{path}: larger than {_MAXIMUM_RECORD_BYTES // 2**20} MiB; no record is")
-    return record_from_bytes(data, str(path), curve=curve)
+    return record_from_bytes(data, str(path), shared)
 
 
 class Shared:
-    """Makes many records fit into memory: what they have in common is held once."""
+    """Reads very many records fast, and makes them fit into memory: without their curves, which are most of
+    them, and what they have in common once.
+
+    Fields are found in the text as `record_bytes` lays it out: no string of JSON holds a line end, and what
+    is inside a field is further right.
+    """
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[str, bytes], Any] = {}
+        self._experiments: dict[tuple[bytes, bytes], dict[str, JsonValue]] = {}
+        self._provenances: dict[bytes, Provenance] = {}
         self._fields: dict[type[Record], set[str]] = {}
 
-    def slim(self, record: Record) -> Record:
-        """The record, which nobody else may hold yet, with its parts replaced by equal ones."""
+    def record(self, kind: str, text: bytes, name: str) -> Record:
+        """The record in a file's text; errors as `record_from_bytes`."""
+        text, _ = _cut_out(text, b'\n "curve": [\n', b"\n ],")
+        text, experiment = _cut_out(text, b'\n "experiment": {\n', b"\n },", b'\n "experiment": {},')
+        _, provenance = _cut_out(text, b'\n "provenance": {\n', b"\n },")
+        record = _validated(kind, text, name)
         fields = vars(record)
-        fields["provenance"] = self._held("provenance", record.provenance)
-        if isinstance(record, TrainRecord):
-            fields["experiment"] = {
-                name: self._held(name, part) if isinstance(part, dict) else part
-                for name, part in record.experiment.items()
-            }
+        if experiment:
+            fields["experiment"] = self._experiment(experiment, name)
+        fields["provenance"] = self._provenances.setdefault(provenance, record.provenance)
         every = self._fields.setdefault(type(record), set(type(record).model_fields))
         # Pydantic keeps the names of the fields that were given, for each record anew.
         object.__setattr__(record, "__pydantic_fields_set__", every)
         return record
 
-    def _held(self, name: str, part: Any) -> Any:
-        return self._parts.setdefault((name, to_json(part)), part)
+    def _experiment(self, text: bytes, name: str) -> dict[str, JsonValue]:
+        """From the field's text; its sections are shared with experiments that differ in the seed alone."""
+        seed = _SEED.search(text)
+        if seed is None:
+            return _experiment(text, name)
+        key = text[: seed.start()], text[seed.end() :]
+        if key not in self._experiments:
+            self._experiments[key] = _experiment(text, name)
+        return {**self._experiments[key], "seed": int(seed[1])}
+
+
+_SEED = re.compile(rb'\n  "seed": ([0-9]+)(?=[,\n])')
+
+
+def _experiment(text: bytes, name: str) -> dict[str, JsonValue]:
+    experiment: dict[str, JsonValue] = _json(b"{" + text.strip().rstrip(b",") + b"}", name)["experiment"]
+    return experiment
+
+
+def _cut_out(text: bytes, begin: bytes, end: bytes, instead: bytes = b"") -> tuple[bytes, bytes]:
+    """`text` without the first part from `begin` to `end`, and that part; it is empty where there is none."""
+    first = text.find(begin)
+    last = text.find(end, first)
+    if first < 0 or last < 0:
+        return text, b""
+    last += len(end)
+    return text[:first] + instead + text[last:], text[first:last]
 
 
 def _checksum_of_version_1(document: dict[str, Any], name: str) -> str:

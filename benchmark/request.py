@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -26,6 +26,7 @@ from benchmark.config import (
     TrainingConfig,
     UserError,
     canonical_json,
+    checked_seed,
     experiment_from,
     flattened,
     load_yaml,
@@ -547,18 +548,23 @@ def _expanded(
     axes = list(_axes(raw, sections))
     if math.prod(len(axis_values) for _, axis_values in axes) > MAXIMUM_CELLS:
         raise _too_many_cells()
+    # Seeds share an experiment: there may be thousands, and all but the number is validated once.
+    seeds = next((values for path, values in axes if path == ("seed",)), [raw.get("seed", 0)])
+    axes = [axis for axis in axes if axis[0] != ("seed",)]
     for values in itertools.product(*(axis_values for _, axis_values in axes)):
-        one = raw
+        one = {**raw, "seed": seeds[0]}
         for (path, _), value in zip(axes, values, strict=True):
             one = _replaced(one, path, value)
         # A file that must not run was refused above.
-        yield Cell(
-            model_preset=model.label,
-            task_preset=task.label,
-            experiment=experiment_from(one, files_allowed=True),
-            match=match,
-            trial=trial,
-        )
+        experiment = experiment_from(one, files_allowed=True)
+        for seed in seeds:
+            yield Cell(
+                model_preset=model.label,
+                task_preset=task.label,
+                experiment=replace(experiment, seed=checked_seed(seed)),
+                match=match,
+                trial=trial,
+            )
 
 
 def _axes(
@@ -589,9 +595,12 @@ def _axes_of(
 def _axis(path: tuple[str, ...], values: list[Any]) -> list[Any]:
     if not values:
         raise UserError(f"{'.'.join(path)}: the list is empty")
-    for index, value in enumerate(values):
-        if value in values[:index]:
+    seen = set()
+    for value in values:
+        key = (canonical_json(value),) if isinstance(value, list | dict) else value
+        if key in seen:
             raise UserError(f"{'.'.join(path)}: {shown(value)} is given twice; two cells would be one run")
+        seen.add(key)
     return values
 
 

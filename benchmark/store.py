@@ -38,6 +38,9 @@ from benchmark.record import (
 FREE_BYTES = 64 * 2**20
 """What must be free before a study starts; a run of a small model keeps about that much."""
 
+RECORD = "record.json"
+"""The file of a run's record, in its folder."""
+
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -126,7 +129,6 @@ def dump_study(document: Mapping[str, Any]) -> str:
 
 
 _CELLS = "cells:\n"
-_DECODER = json.JSONDecoder(object_pairs_hook=without_repeats, parse_constant=refused_constant)
 
 
 def load_study_yaml(path: Path) -> dict[str, Any]:
@@ -141,12 +143,13 @@ def load_study_yaml(path: Path) -> dict[str, Any]:
             else:
                 return load_yaml(path)
             # JSON is YAML, and is read a hundred times as fast.
+            decoder = json.JSONDecoder(object_pairs_hook=_Interned(), parse_constant=refused_constant)
             cells: list[Any] = []
             for number, line in enumerate(file, start=len(head) + 2):
                 if not line.startswith("- {") and not cells:
                     return load_yaml(path)  # laid out by hand
                 if line.strip():
-                    cells.append(_cell(line, f"{path}:{number}"))
+                    cells.append(_cell(decoder, line, f"{path}:{number}"))
     except (OSError, UnicodeDecodeError):
         return load_yaml(path)  # which says what is wrong
     fields = parse_yaml("".join(head), str(path))
@@ -155,10 +158,29 @@ def load_study_yaml(path: Path) -> dict[str, Any]:
     return {**fields, "cells": cells}
 
 
-def _cell(line: str, where: str) -> Any:
+class _Interned:
+    """Objects of JSON, of which equal ones are one: a hundred thousand cells have few different sections."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names, values = zip(*pairs, strict=True) if pairs else ((), ())
+        # 1, 1.0 and True are equal, and are not the same.
+        key = names, values, tuple(map(type, values))
+        try:
+            known = self._known.get(key)
+        except TypeError:  # it holds a list or an object
+            return without_repeats(pairs)
+        if known is None:
+            known = self._known[key] = without_repeats(pairs)
+        return known
+
+
+def _cell(decoder: json.JSONDecoder, line: str, where: str) -> Any:
     try:
         if line.startswith("- "):
-            return _DECODER.decode(line[2:])
+            return decoder.decode(line[2:])
         problem = "begins with no '- '"
     except (ValueError, RecursionError) as error:
         problem = str(error)
@@ -177,7 +199,7 @@ class RunFolder:
 
     @property
     def record_path(self) -> Path:
-        return self.path / "record.json"
+        return self.path / RECORD
 
     @property
     def config_path(self) -> Path:
@@ -187,18 +209,15 @@ class RunFolder:
     def log_path(self) -> Path:
         return self.path / "log.txt"
 
-    def record(self, *, curve: bool = True) -> Record | None:
-        """What the run measured, with or without its validations; None where it has not finished.
+    def record(self) -> Record | None:
+        """What the run measured; None where it has not finished.
 
         Raises:
             UnreadableRecord: there is a file, and it is no record of this run.
         """
         if not self.record_path.exists():
             return None
-        record = read_record(self.record_path, curve=curve)
-        if record.run_id != self.run_id:
-            raise UnreadableRecord(f"{self.record_path}: is the record of run {shown(record.run_id)}")
-        return record
+        return _record_of(self.run_id, self.record_path)
 
     def result(self) -> Record | None:
         """The record; None where the run is to be made: there is none, it failed, or it is damaged.
@@ -253,6 +272,22 @@ class RunFolder:
                 path.unlink()
 
 
+def _record_of(run_id: str, path: str | Path, shared: Shared | None = None) -> Record:
+    record = read_record(path, shared)
+    if record.run_id != run_id:
+        raise UnreadableRecord(f"{path}: is the record of run {shown(record.run_id)}")
+    return record
+
+
+_Version = tuple[int, int, int]
+
+
+def _version(path: str | Path) -> _Version:
+    """What changes when a file is written again."""
+    there = os.stat(path)
+    return there.st_ino, there.st_size, there.st_mtime_ns
+
+
 def _readable(read: Callable[[], Record | None]) -> Record | None:
     try:
         return read()
@@ -274,7 +309,8 @@ class Contents(NamedTuple):
     """All records of a study, and the files that are none."""
 
     records: list[Record]
-    unreadable: list[UnreadableRecord]
+    unreadable: dict[str, UnreadableRecord]
+    """By run."""
 
 
 class StudyFolder:
@@ -284,7 +320,9 @@ class StudyFolder:
         self.results = results
         self.name = checked_name(name)
         self.path = results / name
-        self._known: dict[str, tuple[tuple[int, int, int], Record]] = {}
+        self._runs = str(self.path / "runs")
+        self._known: dict[str, tuple[_Version, Record]] = {}
+        self._document: tuple[_Version, dict[str, Any]] | None = None
         self._shared = Shared()
 
     @property
@@ -333,33 +371,46 @@ class StudyFolder:
     def contents(self) -> Contents:
         """The records of all runs, in the order of their ids, without their curves."""
         records: list[Record] = []
-        unreadable = []
+        unreadable = {}
         for run_id in self._run_ids():
             try:
                 record = self.record(run_id)
             except UnreadableRecord as error:
-                unreadable.append(error)
+                unreadable[run_id] = error
             else:
                 if record is not None:
                     records.append(record)
         return Contents(records, unreadable)
 
+    def document(self) -> dict[str, Any]:
+        """What `study.yaml` holds, for reading alone; empty where there is none. Remembered as long as the
+        file is the same.
+
+        Raises:
+            UserError: it is no YAML file of fields.
+        """
+        try:
+            version = _version(self.study_path)
+        except OSError:
+            return load_study_yaml(self.study_path) if self.study_path.exists() else {}
+        if self._document is None or self._document[0] != version:
+            self._document = version, load_study_yaml(self.study_path)
+        return self._document[1]
+
     def record(self, run_id: str) -> Record | None:
         """As `RunFolder.record`, without the curve; remembered as long as the file is the same."""
-        run = RunFolder(self.path / "runs" / run_id)
+        path = f"{self._runs}{os.sep}{run_id}{os.sep}{RECORD}"
         try:
-            there = os.stat(run.record_path)
+            version = _version(path)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise UntouchableRecord(f"{run.record_path}: cannot be read: {error.strerror}") from None
-        file = there.st_ino, there.st_size, there.st_mtime_ns
+            raise UntouchableRecord(f"{path}: cannot be read: {error.strerror}") from None
         known = self._known.get(run_id)
-        if known is not None and known[0] == file:
+        if known is not None and known[0] == version:
             return known[1]
-        record = run.record(curve=False)
-        if record is not None:
-            self._known[run_id] = file, self._shared.slim(record)
+        record = _record_of(run_id, path, self._shared)
+        self._known[run_id] = version, record
         return record
 
     def result(self, run_id: str) -> Record | None:

@@ -8,7 +8,6 @@ Started again, it does what is missing; asked for more, it adds cells and keeps 
 from __future__ import annotations
 
 import hashlib
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +28,6 @@ from benchmark.store import (
     StudyFolder,
     differences,
     dump_study,
-    load_study_yaml,
     write_atomic,
 )
 
@@ -83,7 +81,7 @@ class FrozenCell(Cell):
 
     def open(self, run: RunFolder) -> None:
         """Make the run's folder, or check that it is this cell's; errors as `RunFolder.open`."""
-        run.open(self.document(), "experiment:\n" + textwrap.indent(self.experiment.yaml(), "  "))
+        run.open(self.document(), self.experiment.yaml())
 
     def document(self) -> dict[str, Any]:
         """The cell as `study.yaml` and the `config.yaml` of its run hold it."""
@@ -151,16 +149,17 @@ def asked_hash(cell: Cell, reference: Cell | None = None) -> str:
     A cell that is matched is another one with another reference, whose seed does not matter.
     """
     experiment = cell.experiment
-    document: dict[str, Any] = {
-        "experiment": experiment.document(),
-        "versions": [experiment.model.version, experiment.task.version, HARNESS_VERSION],
-    }
+    # Canonical JSON, field after field: a grid may have a hundred thousand cells.
+    fields = [f'"experiment":{experiment.canonical()}']
     if cell.match is not None:
         assert reference is not None
-        document["match"] = [cell.match, replace(reference.experiment, seed=0).document()]
+        leader = replace(reference.experiment, seed=0).canonical()
+        fields.append(f'"match":[{canonical_json(cell.match)},{leader}]')
     if cell.trial is not None:
-        document["trial"] = cell.trial
-    return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:16]
+        fields.append(f'"trial":{cell.trial}')
+    versions = [experiment.model.version, experiment.task.version, HARNESS_VERSION]
+    fields.append(f'"versions":{canonical_json(versions)}')
+    return hashlib.sha256(f"{{{','.join(fields)}}}".encode()).hexdigest()[:16]
 
 
 def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
@@ -331,10 +330,10 @@ def known_runs(request: Request, folder: StudyFolder) -> list[tuple[Cell, str | 
 
 
 def _stored_study(folder: StudyFolder) -> dict[str, Any]:
-    path = folder.study_path
-    if not path.exists():
+    document = folder.document()
+    if not document:
         return {"measure": [], "search": None, "chosen": [], "cells": []}
-    return stored_study(load_study_yaml(path), path)
+    return stored_study(document, folder.study_path)
 
 
 def _continued_cells(
@@ -521,11 +520,29 @@ def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
 
     No code that only `study.yaml` names is run: model and task are those of the request, which must be equal.
     """
-    where = f"{path}: cell {stored['run_id']}"
+    experiment = cell.experiment
+    as_asked = cell.match is None and is_resolved(experiment)
+    if not (as_asked and experiment.document() == stored["experiment"]):
+        experiment = _with_choices(cell, stored, path)
+    if experiment.run_id() != stored["run_id"]:
+        raise _edited(stored, path, f"its fields give run {experiment.run_id()}")
+    return FrozenCell(
+        model_preset=str(stored["model"]),
+        task_preset=str(stored["task"]),
+        experiment=experiment,
+        match=cell.match,
+        trial=cell.trial,
+        asked=str(stored["asked"]),
+        measured=stored.get("measured") or {},
+        held=stored.get("held"),
+    )
+
+
+def _with_choices(cell: Cell, stored: Mapping[str, Any], path: Path) -> Experiment:
     asked, found = cell.experiment.document(), dict(stored["experiment"])
     training = found.get("training")
     if not isinstance(training, dict):
-        raise UserError(f"{where}: was edited: it has no training section")
+        raise _edited(stored, path, "it has no training section")
     is_open = cell.experiment.training.steps is None or cell.match in ("flops", "seconds")
     open_fields = ["steps"] if is_open else []
     open_fields += ["precision"] if cell.experiment.training.precision == "auto" else []
@@ -535,17 +552,19 @@ def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
     if cell.match == "parameters":
         for document in (asked, found):
             document["model"] = {k: v for k, v in document["model"].items() if k != "width"}
-    changed = [] if asked == found else differences(asked, found)
+    if asked != found:
+        raise _edited(stored, path, "; ".join(differences(asked, found)))
     experiment = replace(cell.experiment, training=checked("training", TrainingConfig, training))
-    if cell.match == "parameters" and not changed:
+    if cell.match == "parameters":
         model = {k: v for k, v in stored["experiment"]["model"].items() if k != "name"}
         experiment = replace(experiment, model=checked("model", type(experiment.model), model))
-    if not changed and experiment.run_id() != stored["run_id"]:
-        changed = [f"its fields give run {experiment.run_id()}"]
-    if changed:
-        raise UserError(f"{where}: was edited: {'; '.join(changed)}; put it back, or use another --study")
-    named = replace(cell, model_preset=str(stored["model"]), task_preset=str(stored["task"]))
-    return _frozen(named, experiment, str(stored["asked"]), stored.get("measured") or {}, stored.get("held"))
+    return experiment
+
+
+def _edited(stored: Mapping[str, Any], path: Path, what: str) -> UserError:
+    return UserError(
+        f"{path}: cell {stored['run_id']}: was edited: {what}; put it back, or use another --study"
+    )
 
 
 def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCell]:

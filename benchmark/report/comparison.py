@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from benchmark.config import canonical_json, flattened
@@ -81,24 +82,23 @@ class Cell:
             for (name, value), short in zip(self.settings.items(), last, strict=True)
         )
 
+    @cached_property
+    def _scores(self) -> dict[tuple[str, str], dict[int, float]]:
+        """By split and metric, then by seed."""
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for record in self.done:
+            for score in record.scores:
+                found.setdefault((score.split, score.metric), {})[record.seed] = score.value
+        return found
+
     def score(self, split: str, metric: str) -> Summary | None:
         """Over the seeds that have this score; None if none has."""
-        values = [
-            score.value
-            for record in self.done
-            for score in record.scores
-            if (score.split, score.metric) == (split, metric)
-        ]
-        return summarise(values) if values else None
+        values = self._scores.get((split, metric))
+        return summarise(list(values.values())) if values else None
 
     def values(self, split: str, metric: str) -> dict[int, float]:
         """By seed, of the runs that have this score."""
-        return {
-            record.seed: score.value
-            for record in self.done
-            for score in record.scores
-            if (score.split, score.metric) == (split, metric)
-        }
+        return dict(self._scores.get((split, metric), {}))
 
     def median(self, field: str) -> float | None:
         """Of a record's field over the seeds that measured it."""
@@ -128,12 +128,13 @@ class Group:
         """Every run of the group, in the order of its rows."""
         return [record for cell in self.cells for record in cell.records]
 
-    @property
+    @cached_property
     def scored(self) -> list[tuple[str, str]]:
         """Split and metric of every score of a run: test splits as records have them, then validation."""
         found: dict[tuple[str, str], None] = {}
         for record in self.records:
-            found.update({(score.split, score.metric): None for score in record.scores})
+            for score in record.scores:
+                found[score.split, score.metric] = None
         return sorted(found, key=lambda key: key[0] == VALIDATION)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from benchmark.config import UserError
 from benchmark.record import SpeedRecord, TrainRecord
 from benchmark.report.comparison import Group, Matches, groups
-from benchmark.store import StudyFolder, load_study_yaml
+from benchmark.store import StudyFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +50,13 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such study")
-    document = load_study_yaml(folder / "study.yaml") if (folder / "study.yaml").exists() else {}
     study = known or StudyFolder(folder.resolve().parent, folder.resolve().name)
+    document = study.document()
     contents = study.contents()
     cells = _cells(document)
     # the name inside the study, so that a report does not depend on where the study lies
-    unreadable = [str(error).replace(f"{study.path}{os.sep}", "") for error in contents.unreadable]
-    there = {path.parent.name for path in folder.glob("runs/*/record.json")}
+    unreadable = [str(error).replace(f"{study.path}{os.sep}", "") for error in contents.unreadable.values()]
+    there = {*contents.unreadable, *(record.run_id for record in contents.records)}
     trained = {r.run_id: r for r in contents.records if isinstance(r, TrainRecord)}
     trials = dict.fromkeys(cell.run_id for cell in cells if cell.trial is not None)
     matches: dict[str, dict[str, float | None]] = {}

@@ -87,13 +87,15 @@ def test_a_record_is_read_without_its_curve_and_with_what_others_have_too():
     shared = Shared()
     for data in (record_bytes(tricky), record_bytes(FULL), record_bytes(SPEED)):
         whole = record_from_bytes(data, "r")
-        light = shared.slim(record_from_bytes(data, "r", curve=False))
+        light = record_from_bytes(data, "r", shared)
         assert light == whole.model_copy(update={"curve": []} if whole.kind == "train" else {})
         assert record_bytes(light) == record_bytes(light.model_copy())
-    first, second = (shared.slim(record_from_bytes(record_bytes(FULL), "r")) for _ in range(2))
+    other = FULL.model_copy(update={"experiment": {**FULL.experiment, "seed": 7}, "seed": 7})
+    first, second = (record_from_bytes(record_bytes(record), "r", shared) for record in (FULL, other))
     assert isinstance(first, TrainRecord) and isinstance(second, TrainRecord)
     assert first.provenance is second.provenance
     assert first.experiment["model"] is second.experiment["model"]
+    assert (first.experiment["seed"], second.experiment["seed"]) == (FULL.experiment["seed"], 7)
 
 
 @settings(max_examples=300, deadline=None)

@@ -200,7 +200,7 @@ def test_one_bad_record_does_not_hide_the_others(tmp_path):
     (folder.path / "runs" / f"{5:016x}").mkdir()
     contents = folder.contents()
     assert [one.run_id for one in contents.records] == [f"{0:016x}", f"{2:016x}"]
-    assert [str(one).partition(": ")[0] for one in contents.unreadable] == [
+    assert [str(one).partition(": ")[0] for one in contents.unreadable.values()] == [
         str(folder.run(f"{1:016x}").record_path)
     ]
 

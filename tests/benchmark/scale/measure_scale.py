@@ -25,12 +25,14 @@ from benchmark.config import ROOT, RunOptions
 from benchmark.engines.child import failed_record
 from benchmark.engines.local import LocalEngine, Supervisor, child_environment
 from benchmark.record import CurvePoint, Score, TrainRecord, available_cores, processor, record_bytes
-from benchmark.request import Request, request_from
+from benchmark.request import request_from
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.study import FrozenCell, Made, Resolved, make, remaining
 
 STUB = Path(__file__).parent
 MODELS = ("transformer-small", "convs2s-small", "lstm-small")
+RATES = [round(1e-3 * 1.2**power, 6) for power in range(10)]
+SMOOTHING = [round(0.02 * number, 2) for number in range(10)]
 ALONE = 50
 """Starts of the stub on its own."""
 
@@ -53,18 +55,23 @@ def show(*lines: str) -> None:
     sys.stdout.flush()
 
 
-def request(cells: int) -> Request:
-    seeds = ",".join(map(str, range(-(-cells // len(MODELS)))))
-    fields = ["task=reverse", "training.steps=1000", "training.precision=float32", f"seed={seeds}"]
-    return request_from([f"model={','.join(MODELS)}", *fields], study="s")
+def study_file(results: Path, cells: int) -> Path:
+    """A study of at least so many cells: models, learning rates, label smoothing, and seeds."""
+    seeds = -(-cells // (len(MODELS) * len(RATES) * len(SMOOTHING)))
+    path = results / "s.yaml"
+    path.write_text(
+        f"study: s\nmodel: [{', '.join(MODELS)}]\ntask: reverse\nseed: {list(range(seeds))}\n"
+        f"training:\n  steps: 1000\n  precision: float32\n"
+        f"  learning_rate: {RATES}\n  label_smoothing: {SMOOTHING}\n"
+    )
+    return path
 
 
 def made(results: Path, cells: int) -> tuple[StudyFolder, Made]:
     folder = StudyFolder(results, "s")
     folder.prepare()
-    return folder, make(
-        request(cells), folder, lambda asked: [Resolved(experiment=one.experiment) for one in asked]
-    )
+    request = request_from([str(study_file(results, cells))])
+    return folder, make(request, folder, lambda asked: [Resolved(experiment=one.experiment) for one in asked])
 
 
 def overhead(results: Path, count: int) -> list[str]:
@@ -124,11 +131,6 @@ def many_records(results: Path, count: int) -> list[str]:
         cell.open(run)
         run.record_path.write_bytes(record_bytes(template.model_copy(update={**own, **measured})))
         written += run.record_path.stat().st_size
-    (results / "s.yaml").write_text(
-        f"study: s\nmodel: [{', '.join(MODELS)}]\ntask: reverse\n"
-        f"seed: {list(dict.fromkeys(cell.experiment.seed for cell in study.runs))}\n"
-        "training: {steps: 1000, precision: float32}\n"
-    )
     where = ["--results", str(results)]
     commands = {
         "list runs": ["list", "runs", *where],
