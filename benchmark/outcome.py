@@ -86,6 +86,8 @@ def speed(log: StepLog, experiment: Experiment, data: DataModule) -> dict[str, A
     throughput = log.throughput()
     if throughput is not None:
         values |= {
+            "steady_state": throughput.steady_state,
+            "warmup_steps_excluded": throughput.warmup_steps_excluded,
             "train_target_tokens_per_second": throughput.target_tokens_per_second,
             "train_target_tokens_per_second_p10": throughput.target_tokens_per_second_p10,
             "train_target_tokens_per_second_p90": throughput.target_tokens_per_second_p90,
@@ -146,7 +148,7 @@ def score_run(
         hashes[split] = lines_sha256(output.hypotheses)
         write_atomic(hypotheses_path(run_folder, split), compress_lines(output.hypotheses))
     if trainer.is_global_zero:
-        checkpoint.save(weights, folder / "averaged.pt")
+        checkpoint.save(weights, folder / checkpoint.AVERAGED)
         texts = texts_folder(
             options.results / options.study,
             experiment.document()["task"],

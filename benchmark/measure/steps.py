@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from benchmark.measure.timing import Clock
+from benchmark.measure.timing import LEAST_STEADY, Clock, steady_from
 from tasks import Batch
 
 FLUSH_STEPS = 25
@@ -40,8 +40,11 @@ class Diverged(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Rates of a run, medians over windows of steady steps; None where there were too few."""
+    """Rates of a run, medians over windows of steady steps."""
 
+    steady_state: bool | None
+    """Whether speed settled; None where there were too few windows to tell. Where it did not, all count."""
+    warmup_steps_excluded: int
     target_tokens_per_second: float
     target_tokens_per_second_p10: float
     target_tokens_per_second_p90: float
@@ -136,17 +139,31 @@ class StepLog(Callback):
         """Of the float32 losses of all steps, in nats per target word."""
         return hashlib.sha256(np.array(self.losses, "<f4").tobytes()).hexdigest()
 
+    def _by_window(self, values: Any, steady: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Sums over windows of steady steps."""
+        kept = np.asarray(values, np.float64)[steady]
+        windows = len(kept) // WINDOW_STEPS
+        sums: NDArray[np.float64] = kept[: windows * WINDOW_STEPS].reshape(windows, WINDOW_STEPS).sum(1)
+        return sums
+
     def throughput(self) -> Throughput | None:
-        """None with fewer than two windows of steady steps."""
+        """None with fewer than two windows of steps after the warm-up."""
         steady = np.array(self.warm, bool)
         windows = int(steady.sum()) // WINDOW_STEPS
         if windows < 2:
             return None
+        settled = None
+        if windows >= LEAST_STEADY:
+            settled = steady_from(
+                (
+                    self._by_window(self.seconds, steady)
+                    / self._by_window(self.counts["target_tokens"], steady)
+                ).tolist()
+            )
+            steady[np.flatnonzero(steady)[: (settled or 0) * WINDOW_STEPS]] = False
 
         def by_window(values: Any) -> NDArray[np.float64]:
-            kept = np.asarray(values, np.float64)[steady][: windows * WINDOW_STEPS]
-            sums: NDArray[np.float64] = kept.reshape(windows, WINDOW_STEPS).sum(1)
-            return sums
+            return self._by_window(values, steady)
 
         seconds = by_window(self.seconds)
         target = by_window(self.counts["target_tokens"]) / seconds
@@ -157,6 +174,8 @@ class StepLog(Callback):
 
         source = np.array(self.counts["source_tokens"])
         return Throughput(
+            steady_state=None if windows < LEAST_STEADY else settled is not None,
+            warmup_steps_excluded=int((~steady).sum()),
             target_tokens_per_second=float(np.median(target)),
             target_tokens_per_second_p10=float(np.quantile(target, 0.1)),
             target_tokens_per_second_p90=float(np.quantile(target, 0.9)),

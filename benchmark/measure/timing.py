@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     import torch
 
 
+STEADY = 0.05
+"""Drift over a whole series, as a share, that is not worth a word."""
+LEAST_STEADY = 6
+"""Values of which one can say that they are steady."""
+
+
 class Clock:
     """Marks in the device's own order of work, and the seconds between two of them.
 
@@ -103,6 +109,19 @@ def drift(seconds: Sequence[float]) -> Interval:
     half = float(stdtrit(count - 2, 0.975)) * error
     value, low, high = (math.exp((count - 1) * (line.slope + one)) for one in (0, -half, half))
     return Interval(value=value, low=low, high=high)
+
+
+def steady_from(seconds: Sequence[float]) -> int | None:
+    """Where the steady part of a series begins: the first place, in its first half, from which on no drift of
+    more than `STEADY` is certain. None where there is no such place: it never settled (Barrett et al. 2017).
+
+    At least `LEAST_STEADY` values.
+    """
+    for first in range(len(seconds) - max(len(seconds) // 2, LEAST_STEADY) + 1):
+        found = drift(seconds[first:])
+        if found.low <= 1 + STEADY and found.high >= 1 / (1 + STEADY):
+            return first
+    return None
 
 
 def median(values: Sequence[float]) -> Interval:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 
 import pytest
 import torch
 
-from benchmark.measure.timing import Clock, drift, interleaved, median, ratio
+from benchmark.measure.timing import Clock, drift, interleaved, median, ratio, steady_from
 
 
 def test_a_clock_measures_what_passes() -> None:
@@ -107,3 +108,53 @@ def test_drift_is_found_and_its_interval_covers_it() -> None:
         covered += slower.low <= 1.3 <= slower.high
     assert 930 <= none <= 970
     assert covered == none
+
+
+def heavy_tailed(source: random.Random) -> float:
+    """Student's t with 3 degrees of freedom, on logarithms."""
+    return math.exp(0.03 * source.gauss(0, 1) / math.sqrt(source.gammavariate(1.5, 2) / 3))
+
+
+def seldom_slow(source: random.Random) -> float:
+    """One timing in twenty takes up to twice as long."""
+    return source.lognormvariate(0, 0.03) * (1 + (source.random() < 0.05) * source.random())
+
+
+@pytest.mark.parametrize(("noise", "most"), [(heavy_tailed, 0.97), (seldom_slow, 0.99)])
+@pytest.mark.parametrize("true", [1.0, 1.3])
+def test_ratios_cover_under_drift_and_heavy_tails(noise, most, true) -> None:
+    """On a machine whose speed wanders: at least 93 %, and where a timing is seldom slow more than 95."""
+    source = random.Random(5)
+    covered = 0
+    for _ in range(2000):
+        level, a, b = 1.0, [], []
+        for _ in range(15):
+            level *= source.lognormvariate(0, 0.1)
+            a.append(true * level * noise(source))
+            b.append(level * noise(source))
+        found = ratio(a, b)
+        covered += found.low <= true <= found.high
+    assert 0.93 <= covered / 2000 <= most
+
+
+def noisy(values, seed=0):
+    source = random.Random(seed)
+    return [value * source.lognormvariate(0, 0.02) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("series", "first"),
+    [
+        ([1.0] * 40, range(1)),
+        ([1.0 + 0.2 * (number % 4) for number in range(40)], range(1)),
+        ([2.0] * 8 + [1.0] * 32, range(4, 9)),
+        ([1.0 + 4.0 * 0.7**number for number in range(40)], range(5, 17)),
+        ([1.0 + 0.05 * number for number in range(40)], None),
+        ([1.0] * 30 + [2.0] * 10, None),
+    ],
+    ids=["flat", "saw", "step", "warm-up", "ramp", "late step"],
+)
+def test_warm_up_is_found_and_so_is_that_nothing_settles(series, first) -> None:
+    for seed in range(20):
+        found = steady_from(noisy(series, seed))
+        assert found in first if first is not None else found is None
