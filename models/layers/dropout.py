@@ -1,8 +1,8 @@
 """Dropout whose mask is drawn fast on a CPU.
 
-PyTorch draws a CPU mask serially, about 13 ns for each element, which is a quarter of a small Transformer's
-training step. Here 16 random bits for each element come from NumPy's SFC64 in one call. Its seed is taken
-from PyTorch's generator, so `torch.manual_seed` still decides every mask.
+PyTorch draws a CPU mask serially, element by element. Here 16 random bits for each element come from NumPy's
+SFC64 in one call. Its seed is taken from PyTorch's generator, so that `torch.manual_seed` still decides every
+mask.
 """
 
 from __future__ import annotations
