@@ -4,6 +4,7 @@
                 step-00001500.ckpt.sha256
                 weights-00001500.pt          weights at a validation; the last ones are averaged and scored
                 weights-00001500.pt.sha256
+                averaged.pt                  their mean, which was scored
 
 A file without its checksum, or with another, is no checkpoint: the one before it is taken. Loading never
 unpickles anything but tensors and plain values, and has no second way to try.
@@ -26,6 +27,8 @@ from torch import Tensor
 from benchmark.config import UserError
 from benchmark.store import write_atomic
 
+AVERAGED = "averaged.pt"
+"""The weights that were scored."""
 KEPT = 2
 """Training checkpoints that stay: if the last is damaged, the one before it serves."""
 

@@ -60,6 +60,12 @@ class Form(StrEnum):
     wandb = "wandb"
 
 
+class Scale(StrEnum):
+    quick = "quick"
+    standard = "standard"
+    full = "full"
+
+
 class Kind(StrEnum):
     models = "models"
     tasks = "tasks"
@@ -136,6 +142,10 @@ def check_siblings() -> None:
 
 
 Results = Annotated[Path, typer.Option(help="Folder of the results.", show_default=True)]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of each process.  [default: all it may use]")
+]
 DataDirectory = Annotated[
     Path | None,
     typer.Option(
@@ -169,11 +179,9 @@ def run(
     results: Results = Path("results"),
     data_directory: DataDirectory = None,
     study: Annotated[str | None, typer.Option(help="Name of the study's folder in the results.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes that share each batch.")] = 1,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads of each process.  [default: all it may use]")
-    ] = None,
+    threads: Threads = None,
     wandb: Annotated[Wandb, typer.Option(help="Where wandb keeps its mirror of the runs.")] = Wandb.auto,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the cells and run none.")] = False,
     fail_fast: Annotated[
@@ -396,6 +404,76 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
 
 def _width() -> int:
     return shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 120
+
+
+_WHY_HELP = """Measure what section 4 of "Attention Is All You Need" claims, and give a verdict on each claim.
+
+Operations, sequential depth, path length, signal and time of the layers of Table 1, and of the three
+architectures. Nothing is trained. Started again it does what is missing, and writes the page.
+
+\b
+Examples:
+  seqbench why --scale quick
+  seqbench why
+  seqbench why --run results/multi30k-en-de/runs/0123456789abcdef
+"""
+
+
+@app.command(help=_WHY_HELP)
+@ending
+def why(
+    scale: Annotated[
+        Scale, typer.Option(help="How much is measured: in minutes, in half an hour, in hours.")
+    ] = Scale.standard,
+    results: Results = Path("results"),
+    data_directory: DataDirectory = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", metavar="FOLDER", help="A trained run, whose signal is measured as well."),
+    ] = None,
+    study: Annotated[str, typer.Option(help="Name of the study's folder in the results.")] = "why",
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> int:
+    from benchmark.config import RunOptions
+    from benchmark.engines.local import Interrupted, Refused
+    from benchmark.store import StudyFolder
+    from benchmark.why.facts import Facts
+    from benchmark.why.measuring import measure
+    from benchmark.why.page import findings, terminal_page, write_page
+
+    folder = StudyFolder(results, study)
+    folder.prepare()
+    options = RunOptions(
+        results=results,
+        data_directory=_data_directory(data_directory),
+        device=device,
+        threads=threads,
+        wandb="disabled",
+        study=study,
+    )
+    try:
+        records = measure(scale.value, folder, options, say, runs or [])
+    except Interrupted as error:
+        say(f"{error}; started again, it goes on where it stopped")
+        return error.exit_code
+    except Refused:
+        return 2
+    facts = Facts(records)
+    page = write_page(facts, folder.path / "report", scale.value)
+    if as_json:
+        ledger = [
+            {"claim": claim.number, "sentence": claim.sentence, "prediction": claim.prediction,
+             "test": claim.test, "verdict": finding.verdict, "effect": finding.effect,
+             "conditions": list(finding.conditions)}
+            for claim, finding in findings(facts)
+        ]  # fmt: skip
+        show(json.dumps({"study": study, "page": str(page), "claims": ledger}, indent=1))
+    else:
+        show(terminal_page(facts, _width()))
+    say(f"the page with its figures: {page}")
+    return 3 if any(record.status == "failed" for record in records) else 0
 
 
 _REPORT_HELP = """Print the tables of a study from its records.
@@ -749,8 +827,10 @@ def _runs(results: Path) -> Iterator[dict[str, Any]]:
         for record in contents.records:
             if record.kind == "train":
                 about = f"{record.model_preset}, {record.task_preset}, seed {record.seed}, {record.status}"
-            else:
+            elif record.kind == "speed":
                 about = f"speed, {record.task_preset}, {record.status}"
+            else:
+                about = f"{record.kind}, {record.subject}, {record.status}"
             name = f"{study}/{record.run_id}"
             yield {"name": name, "about": one_line(about), "kind": record.kind, "status": record.status}
         for error in contents.unreadable.values():
@@ -775,6 +855,16 @@ def speed(run_folder: Path, options: Annotated[str, typer.Option()]) -> int:
 
     die_with_parent()
     return run_speed_child(run_folder, options_from_json(options))
+
+
+@app.command(hidden=True)
+@ending
+def layers(run_folders: list[Path], options: Annotated[str, typer.Option()]) -> int:
+    """Measurements of layers, one after another, in a process of their own; `why` starts it."""
+    from benchmark.engines.child import die_with_parent, options_from_json, run_layers_child
+
+    die_with_parent()
+    return run_layers_child(run_folders, options_from_json(options))
 
 
 @app.command(hidden=True)

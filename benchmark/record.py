@@ -16,7 +16,7 @@ import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -284,8 +284,51 @@ class SpeedRecord(_Record):
     """What was seen, in plain words."""
 
 
-Record = TrainRecord | SpeedRecord
-_KINDS: dict[str, type[TrainRecord | SpeedRecord]] = {"train": TrainRecord, "speed": SpeedRecord}
+class Row(_Record):
+    """One value of a curve, a grid or a matrix."""
+
+    quantity: str
+    value: float
+    unit: str
+    low: float | None = None
+    """Ends of the 95 % interval."""
+    high: float | None = None
+    samples: list[float] = []
+    """What the value was summarised from, in the order of the rounds."""
+    conditions: dict[str, JsonValue] = {}
+
+
+LayerKind = Literal["span", "path", "signal", "complexity", "time", "utilisation", "scaling", "lengths"]
+
+
+class LayerRecord(_Record):
+    """What was measured of layers and of models that were not trained."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: LayerKind
+    run_id: str
+    study: str
+    subject: str
+    """What was measured, as reports call it."""
+    settings: dict[str, JsonValue] = {}
+    """What the measurement was asked for; with kind and subject it makes the run's id."""
+    status: Literal["done", "failed"]
+    failure: str | None = None
+    provenance: Provenance
+    finished_at: str | None = None
+    rows: list[Row] = []
+    timing_method: str | None = None
+    noisy: bool | None = None
+    """As in `SpeedRecord`."""
+    noise: list[str] = []
+
+
+Record = TrainRecord | SpeedRecord | LayerRecord
+_KINDS: dict[str, type[Record]] = {
+    "train": TrainRecord,
+    "speed": SpeedRecord,
+    **dict.fromkeys(get_args(LayerKind), LayerRecord),
+}
 
 
 _CHECKSUM = b'{\n "checksum_sha256": "%s",\n'

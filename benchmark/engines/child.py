@@ -14,13 +14,13 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from benchmark import tracking
 from benchmark.config import Experiment, RunOptions, UserError, experiment_from, load_yaml, one_line
-from benchmark.record import Provenance, SpeedRecord, TrainRecord, take_provenance, threads_of
+from benchmark.record import LayerRecord, Provenance, SpeedRecord, TrainRecord, take_provenance, threads_of
 from benchmark.store import RunFolder, StorageError
 
 PARENT = "SEQBENCH_PARENT"
@@ -173,6 +173,47 @@ def _run_speed(folder: RunFolder, options: RunOptions) -> int:
     return 1 if record.status == "failed" else 0
 
 
+def run_layers_child(run_folders: Sequence[Path], options: RunOptions) -> int:
+    """Measure one cell after another and write the record of each; the exit code of the process."""
+    from benchmark.measure.layer_records import measured
+
+    code = 0
+    for number, path in enumerate(run_folders, start=1):
+        folder = RunFolder(path)
+        document = load_yaml(folder.config_path)
+        kind, subject = document["kind"], document["subject"]
+        sys.stderr.write(f"[{number}/{len(run_folders)}] {kind} of {subject} (run {folder.run_id})\n")
+        with _alone_in(folder):
+            folder.remove_unfinished()
+            try:
+                record = measured(document, options)
+            except (UserError, StorageError) as error:
+                record = failed_layer_record(document, options, str(error))
+            except Exception as error:
+                traceback.print_exc()
+                record = failed_layer_record(document, options, reason_of(error))
+            folder.write_record(record)
+            if record.status == "failed":
+                sys.stderr.write(f"run {folder.run_id} failed: {record.failure}\n")
+                code = 1
+    return code
+
+
+def failed_layer_record(document: Mapping[str, Any], options: RunOptions, failure: str) -> LayerRecord:
+    """The record of a measurement of layers that measured nothing."""
+    return LayerRecord(
+        kind=document["kind"],
+        run_id=document["run_id"],
+        study=options.study,
+        subject=document["subject"],
+        settings=document["experiment"],
+        status="failed",
+        failure=failure,
+        provenance=_provenance_here("float32", options),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
 def reason_of(error: BaseException) -> str:
     """Why a run failed, in one line; running out of memory is told apart."""
     text = one_line(f"{type(error).__name__}: {error}")
@@ -226,14 +267,18 @@ def failed_speed_record(
 
 
 def _provenance(experiment: Experiment, options: RunOptions) -> Provenance:
+    precision = experiment.training.precision
+    assert precision != "auto"
+    return _provenance_here(precision, options)
+
+
+def _provenance_here(precision: Literal["float32", "bfloat16"], options: RunOptions) -> Provenance:
     import torch
 
     torch.set_num_threads(
         threads_of(options)
     )  # the record states those of the run, also where its parent writes it
     on_cuda = options.device in ("auto", "cuda") and torch.cuda.is_available()
-    precision = experiment.training.precision
-    assert precision != "auto"
     return take_provenance(
         device=torch.device("cuda" if on_cuda else "cpu"), precision=precision, devices=options.devices
     )

@@ -20,11 +20,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
 from benchmark.engines import Finished, Started
-from benchmark.engines.child import PARENT, failed_record, failed_speed_record, options_json
+from benchmark.engines.child import (
+    PARENT,
+    failed_layer_record,
+    failed_record,
+    failed_speed_record,
+    options_json,
+)
 from benchmark.lease import Leases, Seen
 from benchmark.measure.machine import out_of_memory_kills
 from benchmark.record import Record, UnreadableRecord, UntouchableRecord, available_cores, threads_of
@@ -501,6 +507,34 @@ def run_speed_cell(
         options,
         lambda failure: failed_speed_record(cell.run_id, cell.experiments, options, failure),
     )
+
+
+def run_layer_cells(
+    supervisor: Supervisor, documents: Sequence[Mapping[str, Any]], folder: StudyFolder, options: RunOptions
+) -> None:
+    """Measure layers in one process after another: what ends a process fails one cell, and the rest goes on.
+
+    Raises:
+        Refused: the process found a mistake of the user, and has said so.
+    """
+    options = replace(options, study=folder.name)
+    left = list(documents)
+    for document in left:  # an earlier failure is no result of now
+        folder.run(document["run_id"]).record_path.unlink(missing_ok=True)
+    while left:
+        runs = [folder.run(document["run_id"]) for document in left]
+        arguments = ["layers", *(str(run.path) for run in runs), "--options", options_json(options)]
+        ended = supervisor.run(arguments, options, log_path=runs[0].log_path, name=runs[0].run_id)
+        if ended.exit_code == 2:
+            raise Refused
+        done = 0
+        while done < len(left) and runs[done].readable() is not None:
+            done += 1
+        if done < len(left):
+            failure = _reason(ended)
+            runs[done].write_record(failed_layer_record(left[done], options, failure))
+            sys.stderr.write(f"run {runs[done].run_id} failed: {failure}\n")
+        left = left[done + 1 :]
 
 
 def _options_of(

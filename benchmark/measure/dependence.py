@@ -30,6 +30,8 @@ RULES: dict[str, Rule] = {}
 """By the name of the operation, without its overload."""
 MOVES: set[str] = set()
 """Those that compute nothing, and cost nothing."""
+CONTRACTIONS: set[str] = set()
+"""Those that sum products."""
 _CHUNK = 2**25
 """Elements that are held at a time where each output looks at each input."""
 
@@ -44,6 +46,11 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 
 def move(*names: str) -> Callable[[Rule], Rule]:
     MOVES.update(names)
+    return rule(*names)
+
+
+def contraction(*names: str) -> Callable[[Rule], Rule]:
+    CONTRACTIONS.update(names)
     return rule(*names)
 
 
@@ -411,12 +418,12 @@ def contracted(call: Call, a: Tensor, b: Tensor, bias: Tensor | None = None) -> 
     return _least(part.expand(-1, *shape) for part in parts) + call.recorder.cost(ideal, len(shape))
 
 
-@rule("mm", "bmm")
+@contraction("mm", "bmm")
 def _product(call: Call) -> Sequence[Tensor]:
     return [contracted(call, *call.args[:2])]
 
 
-@rule("addmm", "baddbmm")
+@contraction("addmm", "baddbmm")
 def _product_and_bias(call: Call) -> Sequence[Tensor]:
     bias, a, b = call.args[:3]
     shadow = contracted(call, a, b, bias)
@@ -424,7 +431,7 @@ def _product_and_bias(call: Call) -> Sequence[Tensor]:
     return [shadow if masked is None else shadow.masked_fill(masked.expand(call.made[0].shape), INFINITY)]
 
 
-@rule("mv", "addmv", "dot", "vdot", "linear")
+@contraction("mv", "addmv", "dot", "vdot", "linear")
 def _thin_product(call: Call) -> Sequence[Tensor]:
     made = call.made[0]
     if call.name == "linear":
@@ -438,7 +445,7 @@ def _thin_product(call: Call) -> Sequence[Tensor]:
     return [_least(_broadcast(one, made.shape) for one in least) + cost]
 
 
-@rule("convolution")
+@contraction("convolution")
 def _convolved(call: Call) -> Sequence[Tensor]:
     x, weight, bias, stride, padding, dilation, transposed, _, groups = call.args
     if transposed or call.recorder.is_reached(weight) or x.dim() not in (3, 4):
@@ -469,20 +476,20 @@ def _convolved(call: Call) -> Sequence[Tensor]:
 # Attention in one kernel
 
 
-@rule("_scaled_dot_product_flash_attention_for_cpu")
+@contraction("_scaled_dot_product_flash_attention_for_cpu")
 def _attention(call: Call) -> Sequence[Tensor]:
     query, key, value = call.args[:3]
     causal = call.argument(4, "is_causal", False)
     return _attended(call, query, key, value, call.argument(5, "attn_mask"), causal)
 
 
-@rule("_scaled_dot_product_efficient_attention")
+@contraction("_scaled_dot_product_efficient_attention")
 def _efficient_attention(call: Call) -> Sequence[Tensor]:
     query, key, value, mask = call.args[:4]
     return _attended(call, query, key, value, mask, call.argument(6, "is_causal", False))
 
 
-@rule("_scaled_dot_product_flash_attention")
+@contraction("_scaled_dot_product_flash_attention")
 def _flash_attention(call: Call) -> Sequence[Tensor]:
     query, key, value = call.args[:3]
     return _attended(call, query, key, value, None, call.argument(4, "is_causal", False))
@@ -514,10 +521,10 @@ def _attended(
 
 @rule(
     *("_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm_backward"),
-    *("convolution_backward", "embedding_dense_backward", "unfold_backward", "glu_backward"),
-    *("nll_loss_forward", "nll_loss_backward", "nll_loss2d_forward", "_weight_norm_interface_backward"),
-    *("_scaled_dot_product_flash_attention_for_cpu_backward",),
+    *("embedding_dense_backward", "unfold_backward", "glu_backward", "_weight_norm_interface_backward"),
+    *("nll_loss_forward", "nll_loss_backward", "nll_loss2d_forward"),
 )
+@contraction("convolution_backward", "_scaled_dot_product_flash_attention_for_cpu_backward")
 def _whole(call: Call) -> Sequence[Tensor]:
     """Every output of every input: too many ways, and none too few."""
     if call.recorder.sources > 0:

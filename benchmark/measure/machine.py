@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import psutil
+
 if TYPE_CHECKING:
     import torch
 
@@ -190,6 +192,17 @@ def container_memory_bytes(root: Path = _ROOT) -> int | None:
         if (text := _text(folder / name).strip()).isdecimal() and int(text) < _UNLIMITED_BYTES
     ]
     return min(limits, default=None)
+
+
+def memory_available_bytes(root: Path = _ROOT) -> int:
+    """What this process may still allocate."""
+    found = [psutil.virtual_memory().available]
+    limit = container_memory_bytes(root)
+    for folder in _cgroups(root, "memory"):
+        used = _text(folder / "memory.current").strip()
+        if limit is not None and used.isdecimal():
+            found.append(max(0, limit - int(used)))
+    return min(found)
 
 
 def out_of_memory_kills(root: Path = _ROOT) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from benchmark.config import UserError, canonical_json, flattened
 from benchmark.measure.significance import EXACT_SEEDS, PairedComparison, compare_pairs
-from benchmark.record import Provenance, SpeedRecord, SpeedRow, TrainRecord
+from benchmark.record import LayerRecord, Provenance, SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.pairing import (
     CellName,
     PairedCell,
@@ -208,7 +208,9 @@ class Difference:
 # Two sides
 
 
-def compare(first: Compared, second: Compared, *, names: tuple[str, str]) -> Difference:
+def compare(
+    first: Compared | LayerRecord, second: Compared | LayerRecord, *, names: tuple[str, str]
+) -> Difference:
     """Two studies, or two records of one kind; `names` is what the user called them.
 
     Raises:
@@ -227,7 +229,9 @@ def compare(first: Compared, second: Compared, *, names: tuple[str, str]) -> Dif
     if isinstance(first, SpeedRecord) and isinstance(second, SpeedRecord):
         return _difference(_sides(first, second, names), [], [(first, second)])
     kinds = ["study" if isinstance(one, StudyResults) else f"{one.kind} record" for one in (first, second)]
-    raise UserError(f"{names[0]} is a {kinds[0]} and {names[1]} a {kinds[1]}; give two of one kind")
+    raise UserError(
+        f"{names[0]} is a {kinds[0]} and {names[1]} a {kinds[1]}; give two of one kind: study, train or speed"
+    )
 
 
 def _compare_studies(first: StudyResults, second: StudyResults, names: tuple[str, str]) -> Difference:

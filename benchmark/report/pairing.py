@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.config import UserError, canonical_json, flattened, shown
-from benchmark.record import Record, SpeedRecord, TrainRecord
+from benchmark.record import SpeedRecord, TrainRecord
 from benchmark.report.comparison import Cell
 from benchmark.report.study_results import StudyResults
 
@@ -161,7 +161,7 @@ def config_of(record: TrainRecord) -> dict[str, Any]:
     }
 
 
-def task_of(record: Record) -> str:
+def task_of(record: TrainRecord | SpeedRecord) -> str:
     """What reports call the task of a record."""
     return record.task_preset or record.task_name
 

@@ -180,3 +180,13 @@ class SeparableConvolution(Table1Layer):
 
     def theory(self, length: int) -> LayerTheory:
         return self._theory(2 * self.kernel * length * self.width, 2 * length * self.width**2)
+
+
+LAYERS: dict[str, type[Table1Layer]] = {
+    "self-attention": SelfAttention,
+    "restricted self-attention": RestrictedSelfAttention,
+    "recurrent": Recurrent,
+    "convolution": Convolution,
+    "separable convolution": SeparableConvolution,
+}
+"""By what reports call them."""

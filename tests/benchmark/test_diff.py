@@ -116,7 +116,8 @@ MISTAKES = [
     (["before", "after/0000000000000009"],
      "after/0000000000000009: RESULTS/after has no run 0000000000000009"),
     (["before", "after/0000000000000001"],
-     "before is a study and after/0000000000000001 a train record; give two of one kind"),
+     "before is a study and after/0000000000000001 a train record; give two of one kind: study, train or "
+     "speed"),
     (["before", "/nowhere/record.json"], "/nowhere/record.json: cannot be read: No such file or directory"),
     (["before", "after", "--fail-on", "bleu"],
      "--fail-on: 'bleu': must have the form FIELD:THRESHOLD, as in bleu:-0.5 or "

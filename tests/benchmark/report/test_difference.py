@@ -294,7 +294,8 @@ def test_studies_of_other_models_have_nothing_in_common():
 
 def test_a_study_and_a_record_are_not_compared():
     with pytest.raises(
-        UserError, match=r"^before is a study and after a train record; give two of one kind$"
+        UserError,
+        match=r"^before is a study and after a train record; give two of one kind: study, train or speed$",
     ):
         difference(runs([30.0]), train_record("a" * 16))
     with pytest.raises(UserError, match=r"^before is a speed record and after a train record"):

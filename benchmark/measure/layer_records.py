@@ -1,0 +1,86 @@
+"""From a cell of `seqbench why` to its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from benchmark.config import RunOptions, experiment_from
+from benchmark.device import choose_device
+from benchmark.measure.layers import (
+    complexity_rows,
+    lengths_rows,
+    path_rows,
+    signal_rows,
+    span_rows,
+    time_rows,
+    utilisation_rows,
+)
+from benchmark.measure.machine import MachineWatch, gpu_uuid
+from benchmark.measure.scaling import scaling_rows
+from benchmark.measure.timing import Clock
+from benchmark.record import LayerRecord, Row, available_cores, take_provenance, threads_of
+from benchmark.request import preset
+from benchmark.trainer import corpus_of, quiet
+from tasks import TRAIN
+
+TIMED = ("time", "utilisation", "scaling")
+"""Whose records belong to a device."""
+ON_CPU = {"span": span_rows, "path": path_rows, "signal": signal_rows, "complexity": complexity_rows}
+"""Exact or in float64, so that the device does not matter."""
+
+
+def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
+    """The record of what a cell's `config.yaml` asks for.
+
+    Raises:
+        UserError: the data of a task are not there.
+    """
+    quiet()
+    torch.set_num_threads(threads_of(options))
+    kind, settings = document["kind"], document["experiment"]
+    timed = kind in TIMED
+    device = choose_device(options.device) if timed else torch.device("cpu")
+    watch = MachineWatch(threads=torch.get_num_threads(), cores=available_cores(), gpu=gpu_uuid(device))
+    watch.start()
+    if kind == "time":
+        rows = list(time_rows(settings, device, watch.sample))
+    elif kind == "utilisation":
+        rows = list(utilisation_rows(settings, device, watch.sample))
+    elif kind == "scaling":
+        rows = list(scaling_rows(settings, options))
+    elif kind == "lengths":
+        rows = list(_lengths(settings["task"], options))
+    else:
+        rows = list(ON_CPU[kind](settings))
+    seen = watch.stop()
+    return LayerRecord(
+        kind=kind,
+        run_id=document["run_id"],
+        study=options.study,
+        subject=document["subject"],
+        settings=settings,
+        status="done",
+        provenance=take_provenance(device=device, precision="float32"),
+        finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows=rows,
+        timing_method=f"{Clock(device).name}; {settings['rounds']} interleaved, shuffled rounds after 2 "
+        "warm-up rounds; medians with intervals of order statistics"
+        if timed
+        else None,
+        noisy=seen.noisy if timed else None,
+        noise=list(seen.reasons) if timed else [],
+    )
+
+
+def _lengths(task: str, options: RunOptions) -> Iterator[Row]:
+    """Tokens of the training sentences of a task's preset, the mark of their end included."""
+    sections = {**preset("tasks", task), "model": {"name": "transformer"}}
+    sections["training"] = {"steps": 1, "precision": "float32"}
+    experiment = experiment_from(sections, files_allowed=False)
+    _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
+    split = corpus.splits[TRAIN]
+    yield from lengths_rows({"source": split.source.lengths(), "target": split.target.lengths()})

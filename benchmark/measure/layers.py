@@ -1,0 +1,482 @@
+"""What is measured of layers and of untrained models, each as rows of a record.
+
+    span        work and depth of layers and models, in training and in generation
+    path        hops and steps between positions, in stacks that connect all of them
+    signal      norms of gradients against distance
+    complexity  operations and memory over lengths and widths, counted
+    time        seconds of all layers over lengths, in interleaved rounds
+    utilisation operations per second against those of matrix products, over batches
+    lengths     how long the sentences of a task are
+
+Settings are plain values, as a record holds them. A length beyond the memory of this machine is a row that
+says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from benchmark.config import model_module
+from benchmark.measure.allocation import available_bytes, forward_bytes, saved_bytes
+from benchmark.measure.counting import operations_of
+from benchmark.measure.graph import CannotTrace
+from benchmark.measure.signal import Profile, decay, layer_signal, model_signal, random_words
+from benchmark.measure.span import (
+    Span,
+    generation_span,
+    layer_paths,
+    layer_span,
+    model_paths,
+    model_span,
+    smallest_depth,
+    undeclared,
+)
+from benchmark.measure.speed import matrix_products
+from benchmark.measure.timing import Clock, interleaved, median
+from benchmark.record import Row
+from benchmark.trained import trained_model
+from models import Seq2SeqModel
+from models.layers.recurrent import Recurrence
+from models.layers.table1 import LAYERS, Table1Layer
+
+Settings = Mapping[str, Any]
+
+SHOWN_DISTANCES = 48
+"""Points of a profile that are kept; laws are fitted to all."""
+SHORTEST_SECONDS = 2e-3
+"""Of one timing: what is faster is repeated within it."""
+VOCABULARY = 100
+CPU = torch.device("cpu")
+PEAK = "matrix products"
+_BACKWARD_OPERATIONS = 2
+"""Of the forward pass: each product is two."""
+_BACKWARD_SHARE = 3
+"""Of what a forward pass allocates, at most, with the gradients of all of it."""
+
+
+def build_layer(settings: Settings) -> Table1Layer:
+    """The layer that `name`, `width` and its own fields describe, with weights from seed 0."""
+    fields = {key: value for key, value in settings.items() if key not in ("name", "fused")}
+    with _seeded():
+        layer = LAYERS[settings["name"]](**fields)
+    for module in layer.modules():
+        if getattr(module, "fused", None) is True:
+            setattr(module, "fused", settings.get("fused", True))  # noqa: B010
+    return layer
+
+
+def build_small_model(name: str) -> Seq2SeqModel:
+    """An architecture at test size, with weights from seed 0."""
+    with _seeded():
+        model: Seq2SeqModel = model_module(name, files_allowed=False).module.Config().tiny().build(VOCABULARY)
+    return model.eval()
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """Random numbers from seed 0; those of the caller go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+# Span
+
+
+def span_rows(settings: Settings) -> Iterator[Row]:
+    """Of `layer` at `lengths`, forward, and backward up to `backward_to`; or of `model`."""
+    if "model" in settings:
+        yield from _model_span_rows(settings)
+        return
+    layer = build_layer(settings["layer"])
+    width = settings["layer"]["width"]
+    for length in settings["lengths"]:
+        yield from _span(layer_span(layer, length, width), n=length, **{"pass": "forward"})
+        if length <= settings["backward_to"]:
+            both = layer_span(layer, length, width, backward=True)
+            yield from _span(both, n=length, **{"pass": "forward and backward"})
+
+
+def _model_span_rows(settings: Settings) -> Iterator[Row]:
+    model = build_small_model(settings["model"])
+    for length in settings["lengths"]:
+        yield from _span(model_span(model, length, length), n=length, **{"pass": "teacher forcing"})
+    for words in settings["lengths"]:
+        found = generation_span(model, settings["lengths"][0], words)
+        yield from _span(found, n=words, **{"pass": "generation"})
+
+
+def _span(span: Span, **conditions: Any) -> Iterator[Row]:
+    for quantity in ("work", "kernel_depth", "ideal_depth", "storage_depth"):
+        value = float(getattr(span, quantity))
+        yield Row(quantity=quantity, value=value, unit="operations", conditions=conditions)
+
+
+# Paths
+
+
+def path_rows(settings: Settings) -> Iterator[Row]:
+    """Of the smallest stack of `layer` that connects all of `lengths` positions; or of `model`.
+
+    `dilations` multiply from layer to layer by the kernel. The matrix of hops is kept at `matrix_length`.
+    """
+    if "model" in settings:
+        yield from _model_path_rows(settings)
+        return
+    width = settings["layer"]["width"]
+    causal = LAYERS[settings["layer"]["name"]].causal
+    wrong = undeclared(build_layer(settings["layer"]), width)
+    if wrong:
+        raise CannotTrace(wrong)
+    for length in settings["lengths"]:
+        stack = _stack(settings)
+        depth = smallest_depth(stack, length, width, causal=causal, most=_most_layers(settings, length))
+        if depth is None:
+            yield Row(quantity="never_connects", value=1.0, unit="0 or 1", conditions={"n": length})
+            continue
+        paths = layer_paths(stack(depth), length, width)
+        values = {
+            "layers": (depth, "layers"),
+            "hops": (paths.longest("hops"), "hops"),
+            "steps": (paths.longest("steps"), "operations"),
+            "leaks": (paths.leaks(causal=causal), "pairs"),
+        }
+        for quantity, (value, unit) in values.items():
+            yield Row(quantity=quantity, value=value, unit=unit, conditions={"n": length})
+        if length == settings["matrix_length"]:
+            yield from _matrix(paths.hops, length)
+
+
+def _matrix(hops: Tensor, length: int) -> Iterator[Row]:
+    for source, target in torch.isfinite(hops).nonzero().tolist():
+        conditions = {"n": length, "from": source, "to": target}
+        yield Row(
+            quantity="hops_between", value=float(hops[source, target]), unit="hops", conditions=conditions
+        )
+
+
+def _stack(settings: Settings) -> Callable[[int], nn.Sequential]:
+    def stack(layers: int) -> nn.Sequential:
+        fields = dict(settings["layer"])
+        found = []
+        for number in range(layers):
+            if settings.get("dilated"):
+                fields["dilation"] = fields["kernel"] ** number
+            found.append(build_layer(fields))
+        return nn.Sequential(*found)
+
+    return stack
+
+
+def _most_layers(settings: Settings, length: int) -> int:
+    """More than any of these layers can need: each sees at least one position farther than the one below."""
+    layer = settings["layer"]
+    reach = layer["kernel"] - 1 if "kernel" in layer else layer.get("neighbourhood", 2 * length) // 2
+    if settings.get("dilated"):
+        return math.ceil(math.log2(length)) + 1
+    return max(1, math.ceil((length - 1) / reach) + 1)
+
+
+def _model_path_rows(settings: Settings) -> Iterator[Row]:
+    model = build_small_model(settings["model"])
+    for length in settings["lengths"]:
+        paths = model_paths(model, length, length)
+        for part, causal in (("encoder", False), ("source to target", False), ("target to target", True)):
+            found = getattr(paths, part.replace(" ", "_"))
+            conditions = {"n": length, "part": part}
+            connects = float(found.connects(causal=causal))
+            yield Row(quantity="connects", value=connects, unit="0 or 1", conditions=conditions)
+            for quantity, unit in (("hops", "hops"), ("steps", "operations")):
+                yield Row(quantity=quantity, value=found.longest(quantity), unit=unit, conditions=conditions)
+
+
+# Signal
+
+
+def signal_rows(settings: Settings) -> Iterator[Row]:
+    """Of `layer`, `stacked` so many times, at `lengths`; or of `model`, or of a trained `run`, from source
+    and target words drawn at random.
+
+    `forget_bias` is an LSTM's; output positions are the last one and the middle one, of a model the last.
+    """
+    for length in settings["lengths"]:
+        for conditions, profile in _profiles(settings, length):
+            yield from _profile_rows(profile, {"n": length, "output": profile.output, **conditions})
+
+
+def _profiles(settings: Settings, length: int) -> Iterator[tuple[dict[str, Any], Profile]]:
+    outputs = [length // 2, length - 1]
+    if "model" in settings or "run" in settings:
+        if "run" in settings:
+            model, words = trained_model(Path(settings["run"])), settings["vocabulary_size"]
+        else:
+            model, words = build_small_model(settings["model"]), VOCABULARY
+        source, target = (random_words(length, words, seed=seed) for seed in (0, 1))
+        for side in ("source", "target"):
+            for profile in model_signal(model, source, target, outputs[1:], side=side):
+                yield {"from": side}, profile
+        return
+    layers = [build_layer(settings["layer"]) for _ in range(settings.get("stacked", 1))]
+    layer = nn.Sequential(*layers)
+    bias = settings.get("forget_bias")
+    if bias is not None:
+        width = settings["layer"]["width"]
+        with torch.no_grad():
+            for module in layer.modules():
+                if isinstance(module, Recurrence):
+                    module.bias_ih_l0[width : 2 * width] = bias
+    for profile in layer_signal(layer, length, settings["layer"]["width"], outputs):
+        yield {}, profile
+
+
+def _profile_rows(profile: Profile, conditions: dict[str, Any]) -> Iterator[Row]:
+    fit = decay(profile)
+    law = {**conditions, "decay": fit.kind}
+    for quantity, summary, unit in (
+        ("rate", fit.rate, "ln per position"),
+        ("exponent", fit.exponent, "ln per ln distance"),
+    ):
+        if math.isfinite(summary.mean):
+            half = summary.half_width or 0.0
+            yield Row(
+                quantity=quantity,
+                value=summary.mean,
+                low=summary.mean - half,
+                high=summary.mean + half,
+                unit=unit,
+                conditions=law,
+            )
+    yield Row(quantity="unreached", value=fit.unreached, unit="positions", conditions=law)
+    mean = profile.mean
+    count = len(profile.distances)
+    kept = np.unique(np.round(np.geomspace(1, max(1, count), SHOWN_DISTANCES)).astype(int)) - 1
+    for index in kept[:count]:
+        yield Row(
+            quantity="norm",
+            value=float(mean[index]),
+            unit="norm of d output / d input",
+            conditions={**conditions, "distance": int(profile.distances[index])},
+        )
+
+
+# Complexity
+
+
+def complexity_rows(settings: Settings) -> Iterator[Row]:
+    """Of `layer` over `lengths` and `widths`: what is counted beside closed forms. A kernel may be `n`."""
+    for width in settings["widths"]:
+        for length in settings["lengths"]:
+            fields = {**settings["layer"], "width": width}
+            if fields.get("kernel") == "n":
+                fields["kernel"] = length
+            layer = build_layer(fields)
+            conditions = {"n": length, "d": width}
+            if not _fits_in_memory(layer, 1, length, width, CPU, backward=True):
+                yield _beyond_memory(conditions)
+                continue
+            theory = layer.theory(length)
+            values = {
+                "operations": (_counted(layer, length, width), "operations"),
+                "mixing_operations": (theory.mixing, "operations"),
+                "projection_operations": (theory.projections, "operations"),
+                "parameters": (theory.parameters, "parameters"),
+                "saved_bytes": (saved_bytes(layer, length, width), "bytes"),
+            }
+            for quantity, (value, unit) in values.items():
+                yield Row(quantity=quantity, value=value, unit=unit, conditions=conditions)
+
+
+def _counted(layer: nn.Module, length: int, width: int) -> int:
+    with torch.no_grad():
+        return operations_of(partial(layer, torch.zeros(1, length, width)))
+
+
+def _fits_in_memory(
+    layer: nn.Module, batch: int, length: int, width: int, device: torch.device, *, backward: bool
+) -> bool:
+    needed = forward_bytes(layer, batch, length, width)
+    return (_BACKWARD_SHARE if backward else 1) * needed < available_bytes(device)
+
+
+def _beyond_memory(conditions: dict[str, Any]) -> Row:
+    return Row(quantity="beyond_memory", value=1.0, unit="0 or 1", conditions=conditions)
+
+
+# Time
+
+
+def time_rows(settings: Settings, device: torch.device, sample: Callable[[], None]) -> Iterator[Row]:
+    """Seconds of every one of `layers` at every one of `lengths` and one `width`, forward and forward with
+    backward, for one sequence and for a batch of `tokens` positions.
+
+    All are timed once in each of `rounds`, in an order drawn anew; `sample` is called before each timing. The
+    first layer takes part twice, as `again`: what differs there is noise.
+    """
+    layers = _layers_of(settings, device)
+    first = next(iter(layers))
+    contest = _Contest(settings["width"], device, sample)
+    for name, layer in (*layers.items(), (f"{first} again", layers[first])):
+        for length in settings["lengths"]:
+            for batch in dict.fromkeys((1, max(1, settings["tokens"] // length))):
+                for backward in (False, True):
+                    contest.enter(name, layer, length, batch, backward, full=batch > 1)
+    yield from contest.beyond_memory
+    for conditions, samples in contest.seconds(settings):
+        yield _summarised("seconds", samples, "s", conditions)
+
+
+def utilisation_rows(settings: Settings, device: torch.device, sample: Callable[[], None]) -> Iterator[Row]:
+    """Of every one of `layers`, forward and backward, at one `length` and `width` over `batches`: as a share
+    of the operations per second of matrix products that are timed in the same rounds.
+    """
+    contest = _Contest(settings["width"], device, sample)
+    length = settings["length"]
+    operations = {}
+    for name, layer in _layers_of(settings, device).items():
+        operations[name] = (1 + _BACKWARD_OPERATIONS) * layer.theory(length).operations
+        for batch in settings["batches"]:
+            contest.enter(name, layer, length, batch, True)
+    products = matrix_products(device, contest.clock, "float32")
+    contest.add({"layer": PEAK}, _sampled(products.work, sample))
+    found = list(contest.seconds(settings))
+    per_second = [
+        products.amount(0) / one
+        for conditions, every in found
+        if conditions["layer"] == PEAK
+        for one in every
+    ]
+    yield from contest.beyond_memory
+    yield _summarised("peak", per_second, "operations/s", {"layer": PEAK})
+    for conditions, samples in found:
+        if conditions["layer"] != PEAK:
+            amount = conditions["batch"] * operations[conditions["layer"]]
+            shares = [amount / one / peak for one, peak in zip(samples, per_second, strict=True)]
+            yield _summarised("utilisation", shares, "share of peak", conditions)
+
+
+def _layers_of(settings: Settings, device: torch.device) -> dict[str, Table1Layer]:
+    return {
+        name: build_layer({**fields, "width": settings["width"]}).to(device)
+        for name, fields in settings["layers"].items()
+    }
+
+
+def _summarised(quantity: str, samples: list[float], unit: str, conditions: dict[str, Any]) -> Row:
+    value = median(samples)
+    return Row(
+        quantity=quantity,
+        value=value.value,
+        low=value.low,
+        high=value.high,
+        unit=unit,
+        samples=samples,
+        conditions=conditions,
+    )
+
+
+class _Contest:
+    """Passes through layers of one width that are timed in the same rounds."""
+
+    def __init__(self, width: int, device: torch.device, sample: Callable[[], None]) -> None:
+        self.clock = Clock(device)
+        self.beyond_memory: list[Row] = []
+        self._width, self._device, self._sample = width, device, sample
+        self._works: list[tuple[dict[str, Any], Callable[[int], float]]] = []
+        self._inputs: dict[tuple[int, int, bool], Tensor] = {}
+
+    def enter(
+        self, name: str, layer: nn.Module, length: int, batch: int, backward: bool, **further: Any
+    ) -> None:
+        """Have a layer take part, unless it needs more memory than there is."""
+        conditions = {
+            "layer": name,
+            "n": length,
+            "d": self._width,
+            "batch": batch,
+            "pass": "forward and backward" if backward else "forward",
+            **further,
+        }
+        if not _fits_in_memory(layer, batch, length, self._width, self._device, backward=backward):
+            self.beyond_memory.append(_beyond_memory(conditions))
+            return
+        shape = batch, length, backward
+        if shape not in self._inputs:
+            x = torch.randn(batch, length, self._width, device=self._device, requires_grad=backward)
+            self._inputs[shape] = x
+        work = _pass(layer, self._inputs[shape], backward)
+        self.add(conditions, _timed(work, self.clock, self._sample))
+
+    def add(self, conditions: dict[str, Any], work: Callable[[int], float]) -> None:
+        """Have something else take part, which returns its seconds."""
+        self._works.append((conditions, work))
+
+    def seconds(self, settings: Settings) -> Iterator[tuple[dict[str, Any], list[float]]]:
+        """Of every participant in every round."""
+        works = {str(number): work for number, (_, work) in enumerate(self._works)}
+        found = interleaved(works, rounds=settings["rounds"], warmup=2, seed=settings["seed"])
+        for (conditions, _), samples in zip(self._works, found.values(), strict=True):
+            yield conditions, samples
+
+
+def _pass(layer: nn.Module, x: Tensor, backward: bool) -> Callable[[], object]:
+    wanted = [x, *layer.parameters()]
+
+    def forward() -> object:
+        with torch.no_grad():
+            return layer(x)
+
+    def both() -> object:
+        return torch.autograd.grad(layer(x).sum(), wanted)
+
+    return both if backward else forward
+
+
+def _sampled(work: Callable[[int], float], sample: Callable[[], None]) -> Callable[[int], float]:
+    def sampled(number: int) -> float:
+        sample()
+        return work(number)
+
+    return sampled
+
+
+def _timed(work: Callable[[], object], clock: Clock, sample: Callable[[], None]) -> Callable[[int], float]:
+    """Seconds of one call, over as many calls as make a timing that the clock can tell."""
+    repeats = 0
+
+    def timed(_: int) -> float:
+        nonlocal repeats
+        if not repeats:
+            work()
+            begin = clock.mark()
+            work()
+            taken = clock.seconds(begin, clock.mark())
+            repeats = max(1, math.ceil(SHORTEST_SECONDS / max(taken, 1e-7)))
+        sample()
+        begin = clock.mark()
+        for _ in range(repeats):
+            work()
+        return clock.seconds(begin, clock.mark()) / repeats
+
+    return timed
+
+
+# Lengths
+
+
+def lengths_rows(lengths: Mapping[str, NDArray[np.int32]]) -> Iterator[Row]:
+    """How many sentences have how many tokens, by side."""
+    for side, every in lengths.items():
+        values, counts = np.unique(every, return_counts=True)
+        for value, number in zip(values.tolist(), counts.tolist(), strict=True):
+            conditions = {"side": side, "n": value}
+            yield Row(quantity="sentences", value=number, unit="sentences", conditions=conditions)

@@ -1,0 +1,81 @@
+"""Training on more devices: strong scaling shares one global batch, weak scaling grows it with the devices.
+
+Every timing is an ordinary run of its own through the trainer (Lightning's DDP), with the same number of
+threads for each process on a CPU, or a GPU for each.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark.config import ROOT, RunOptions, UserError, one_line
+from benchmark.measure.timing import median
+from benchmark.record import Row, TrainRecord
+from benchmark.store import StudyFolder
+
+STRONG, WEAK = "strong", "weak"
+
+
+def scaling_rows(settings: Mapping[str, Any], options: RunOptions) -> Iterator[Row]:
+    """Target tokens per second of every one of `models` on `task`, on each number of `devices`, in `rounds`
+    whose order is drawn anew.
+
+    Raises:
+        UserError: a run failed; what it said last.
+    """
+    points = [
+        (model, devices, scaling)
+        for model in settings["models"]
+        for devices in settings["devices"]
+        for scaling in ((STRONG, WEAK) if devices > 1 else (STRONG,))
+    ]
+    found: dict[tuple[str, int, str], list[float]] = {point: [] for point in points}
+    shuffle = random.Random(settings["seed"])
+    for _ in range(settings["rounds"]):
+        shuffle.shuffle(points)
+        for model, devices, scaling in points:
+            tokens = settings["batch_tokens"] * (devices if scaling == WEAK else 1)
+            speed = _run(model, settings, devices, tokens, options)
+            found[model, devices, scaling].append(speed)
+    for (model, devices, scaling), samples in found.items():
+        value = median(samples)
+        yield Row(
+            quantity="target_tokens_per_second",
+            value=value.value,
+            low=value.low,
+            high=value.high,
+            unit="tokens/s",
+            samples=samples,
+            conditions={
+                "model": model,
+                "devices": devices,
+                "scaling": scaling,
+                "threads_of_each": settings["threads"],
+            },
+        )
+
+
+def _run(model: str, settings: Mapping[str, Any], devices: int, tokens: int, options: RunOptions) -> float:
+    with tempfile.TemporaryDirectory() as results:
+        command = [
+            *(sys.executable, "-P", "-m", "benchmark", "run", f"model={model}", f"task={settings['task']}"),
+            *(f"training.steps={settings['steps']}", f"data.batch_tokens={tokens}"),
+            *("training.precision=float32", "training.validations=1", "training.validation_sentences=0"),
+            *("evaluation.test=false", "--study", "scaling", "--wandb", "disabled", "--results", results),
+            *("--devices", str(devices), "--threads", str(settings["threads"]), "--device", options.device),
+        ]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+        records = StudyFolder(Path(results), "scaling").contents().records
+    for record in records:
+        if isinstance(record, TrainRecord) and record.train_target_tokens_per_second is not None:
+            return record.train_target_tokens_per_second
+    said = ended.stderr.strip().rpartition("\n")[2]
+    raise UserError(f"{model} on {devices} devices gave no speed: {one_line(said)}")

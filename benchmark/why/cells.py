@@ -1,0 +1,285 @@
+"""What `seqbench why` measures, at each scale: one cell for each subject and kind of measurement."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmark.config import HARNESS_VERSION, canonical_json
+from benchmark.record import LayerKind
+from benchmark.trained import trained_record
+
+Scale = Literal["quick", "standard", "full"]
+MODELS = ("transformer", "convs2s", "lstm")
+
+ATTENTION = "self-attention"
+RESTRICTED = "restricted self-attention, r = 8"
+RECURRENT = "recurrent"
+CONVOLUTION = "convolution, k = 3"
+DILATED = "dilated convolution, k = 3"
+SEPARABLE = "separable convolution, k = 3"
+FULL_SEPARABLE = "separable convolution, k = n"
+CELLS = "recurrent, cell by cell"
+TIMED_RESTRICTED = "restricted self-attention, r = 32"
+
+NEIGHBOURHOOD, KERNEL = 8, 3
+TRAINED_LENGTHS = (16, 32, 64)
+"""Of sentences through trained models, which have seen no longer ones."""
+WIDTH = 16
+"""Of layers whose dependencies are followed: they do not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Over what a scale measures."""
+
+    spans: tuple[int, ...]
+    """Lengths of span and path."""
+    powers: tuple[int, ...]
+    """Lengths of path in dilated convolutions: powers of the kernel."""
+    signals: tuple[int, ...]
+    model_lengths: tuple[int, ...]
+    lengths: tuple[int, ...]
+    """Of operations and memory."""
+    widths: tuple[int, ...]
+    timed_lengths: tuple[int, ...]
+    timed_widths: tuple[int, ...]
+    tokens: int
+    """Positions of a full batch."""
+    batches: tuple[int, ...]
+    """Of utilisation."""
+    scaling_rounds: int
+    """0 where training on several devices is not timed."""
+    rounds: int
+
+
+GRIDS: Mapping[Scale, Grid] = {
+    "quick": Grid(
+        spans=(16, 32, 64),
+        powers=(9, 27, 81),
+        signals=(64,),
+        model_lengths=(4, 8, 12),
+        lengths=(32, 64, 128, 256),
+        widths=(32, 64, 128),
+        timed_lengths=(16, 64, 256, 512),
+        timed_widths=(64, 256),
+        tokens=1024,
+        batches=(1, 8, 64),
+        scaling_rounds=0,
+        rounds=7,
+    ),
+    "standard": Grid(
+        spans=(16, 32, 64, 128, 256),
+        powers=(9, 27, 81, 243),
+        signals=(64, 256, 512),
+        model_lengths=(8, 16, 24),
+        lengths=(16, 64, 256, 1024, 2048),
+        widths=(64, 128, 256, 512),
+        timed_lengths=(16, 32, 64, 128, 256, 512, 1024),
+        timed_widths=(64, 128, 256, 512),
+        tokens=4096,
+        batches=(1, 4, 16, 64, 256),
+        scaling_rounds=6,
+        rounds=9,
+    ),
+    "full": Grid(
+        spans=(16, 32, 64, 128, 256),
+        powers=(9, 27, 81, 243),
+        signals=(64, 256, 512, 1024),
+        model_lengths=(8, 16, 32, 64),
+        lengths=(16, 64, 256, 1024, 4096, 16384),
+        widths=(64, 128, 256, 512, 1024),
+        timed_lengths=(16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+        timed_widths=(64, 128, 256, 512, 1024),
+        tokens=16384,
+        batches=(1, 4, 16, 64, 256, 1024),
+        scaling_rounds=6,
+        rounds=15,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCell:
+    """One measurement."""
+
+    kind: LayerKind
+    subject: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    device: str = ""
+    """Of a time: it belongs to the device, so that is part of the id."""
+
+    @property
+    def run_id(self) -> str:
+        identity = {
+            "kind": self.kind,
+            "subject": self.subject,
+            "settings": self.settings,
+            "device": self.device,
+            "harness": HARNESS_VERSION,
+        }
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+    def document(self) -> dict[str, Any]:
+        """The cell as the `config.yaml` of its run holds it."""
+        return {
+            "run_id": self.run_id,
+            "kind": self.kind,
+            "subject": self.subject,
+            "device": self.device,
+            "experiment": dict(self.settings),
+        }
+
+
+def cells(scale: Scale, device: str, runs: Sequence[Path] = ()) -> list[LayerCell]:
+    """All of a scale; those that answer most in least time first. `device` is what times belong to, `runs`
+    the folders of trained runs whose signal is measured too.
+
+    Raises:
+        UserError: a run is not done.
+    """
+    grid = GRIDS[scale]
+    return [
+        *_spans(grid),
+        *_paths(grid),
+        *_complexities(grid),
+        *_signals(grid),
+        *map(_trained_signal, runs),
+        LayerCell(kind="lengths", subject="multi30k-en-de", settings={"task": "multi30k-en-de"}),
+        *(_time(grid, width, device) for width in grid.timed_widths),
+        *_parallelism(grid, device),
+    ]
+
+
+def _layers(width: int) -> dict[str, dict[str, Any]]:
+    return {
+        ATTENTION: {"name": "self-attention", "width": width, "heads": 2},
+        RESTRICTED: {
+            "name": "restricted self-attention", "width": width, "heads": 2, "neighbourhood": NEIGHBOURHOOD,
+        },
+        RECURRENT: {"name": "recurrent", "width": width},
+        CONVOLUTION: {"name": "convolution", "width": width, "kernel": KERNEL},
+        SEPARABLE: {"name": "separable convolution", "width": width, "kernel": KERNEL},
+    }  # fmt: skip
+
+
+def _spans(grid: Grid) -> Iterator[LayerCell]:
+    for subject, layer in _layers(WIDTH).items():
+        settings = {"layer": layer, "lengths": list(grid.spans), "backward_to": 64}
+        yield LayerCell(kind="span", subject=subject, settings=settings)
+    for model in MODELS:
+        settings = {"model": model, "lengths": list(grid.model_lengths)}
+        yield LayerCell(kind="span", subject=model, settings=settings)
+
+
+def _paths(grid: Grid) -> Iterator[LayerCell]:
+    layers = {name: fields for name, fields in _layers(WIDTH).items() if name != SEPARABLE}
+    for subject, layer in layers.items():
+        settings = {"layer": layer, "lengths": list(grid.spans), "matrix_length": 32}
+        yield LayerCell(kind="path", subject=subject, settings=settings)
+    settings = {
+        "layer": layers[CONVOLUTION], "dilated": True, "lengths": list(grid.powers), "matrix_length": 27,
+    }  # fmt: skip
+    yield LayerCell(kind="path", subject=DILATED, settings=settings)
+    for model in MODELS:
+        settings = {"model": model, "lengths": list(grid.model_lengths)}
+        yield LayerCell(kind="path", subject=model, settings=settings)
+
+
+def _complexities(grid: Grid) -> Iterator[LayerCell]:
+    def cell(subject: str, **layer: Any) -> LayerCell:
+        settings = {"layer": layer, "lengths": list(grid.lengths), "widths": list(grid.widths)}
+        return LayerCell(kind="complexity", subject=subject, settings=settings)
+
+    yield cell(ATTENTION, name="self-attention")
+    for neighbourhood in (8, 32):
+        yield cell(
+            f"restricted self-attention, r = {neighbourhood}",
+            name="restricted self-attention",
+            neighbourhood=neighbourhood,
+        )
+    yield cell(RECURRENT, name="recurrent")
+    for kernel in (3, 5, 9):
+        yield cell(f"convolution, k = {kernel}", name="convolution", kernel=kernel)
+    for kernel in (3, 9):
+        yield cell(f"separable convolution, k = {kernel}", name="separable convolution", kernel=kernel)
+    yield cell(FULL_SEPARABLE, name="separable convolution", kernel="n")
+
+
+def _signals(grid: Grid) -> Iterator[LayerCell]:
+    layers = _layers(32)
+    subjects: dict[str, dict[str, Any]] = {
+        ATTENTION: {"layer": layers[ATTENTION]},
+        RECURRENT: {"layer": layers[RECURRENT]},
+        f"{RECURRENT}, forget bias 0": {"layer": layers[RECURRENT], "forget_bias": 0.0},
+        f"{RECURRENT}, forget bias 3": {"layer": layers[RECURRENT], "forget_bias": 3.0},
+        **{model: {"model": model} for model in MODELS},
+    }
+    for subject, settings in subjects.items():
+        yield LayerCell(kind="signal", subject=subject, settings={**settings, "lengths": list(grid.signals)})
+
+
+def _parallelism(grid: Grid, device: str) -> Iterator[LayerCell]:
+    width = grid.timed_widths[-1]
+    settings: dict[str, Any] = {
+        "layers": _timed_layers(width),
+        "width": width,
+        "length": 32,
+        "batches": list(grid.batches),
+        "rounds": grid.rounds,
+        "seed": 0,
+    }
+    yield LayerCell(kind="utilisation", subject=f"layers, d = {width}", settings=settings, device=device)
+    if grid.scaling_rounds:
+        settings = {
+            "models": ["transformer-small", "convs2s-small", "lstm-small"],
+            "task": "reverse",
+            "batch_tokens": 2048,
+            "steps": 120,
+            "devices": [1, 2],
+            "threads": 1,
+            "rounds": grid.scaling_rounds,
+            "seed": 0,
+        }
+        yield LayerCell(kind="scaling", subject="training", settings=settings, device=device)
+
+
+def _timed_layers(width: int) -> dict[str, dict[str, Any]]:
+    return {
+        ATTENTION: {"name": "self-attention", "heads": max(1, width // 64)},
+        TIMED_RESTRICTED: {
+            "name": "restricted self-attention", "neighbourhood": 32, "heads": max(1, width // 64),
+        },
+        RECURRENT: {"name": "recurrent"},
+        CELLS: {"name": "recurrent", "fused": False},
+        CONVOLUTION: {"name": "convolution", "kernel": KERNEL},
+        SEPARABLE: {"name": "separable convolution", "kernel": KERNEL},
+    }  # fmt: skip
+
+
+def _trained_signal(run: Path) -> LayerCell:
+    record = trained_record(run)
+    settings = {
+        "run": str(run.resolve()),
+        "weights_sha256": record.weights_sha256,
+        "vocabulary_size": record.vocabulary_size,
+        "lengths": list(TRAINED_LENGTHS),
+    }
+    return LayerCell(
+        kind="signal", subject=f"{record.model_preset}, trained (run {record.run_id})", settings=settings
+    )
+
+
+def _time(grid: Grid, width: int, device: str) -> LayerCell:
+    settings = {
+        "layers": _timed_layers(width),
+        "width": width,
+        "lengths": list(grid.timed_lengths),
+        "tokens": grid.tokens,
+        "rounds": grid.rounds,
+        "seed": 0,
+    }
+    return LayerCell(kind="time", subject=f"layers, d = {width}", settings=settings, device=device)

@@ -1,0 +1,764 @@
+"""The claims of section 4 and of the paper's introduction, each with what decides it.
+
+A claim names its prediction and its test before anything is measured; the test reads records and gives the
+effect and the verdict. Thresholds stand here, in the repository. The paper's own unit decides: mixing
+operations for complexity, kernel depth for sequential operations, hops for path length. Other units are
+printed as conditions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmark.measure.timing import Interval
+from benchmark.record import Row
+from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.why.cells import (
+    ATTENTION,
+    CELLS,
+    CONVOLUTION,
+    DILATED,
+    FULL_SEPARABLE,
+    KERNEL,
+    NEIGHBOURHOOD,
+    RECURRENT,
+    RESTRICTED,
+    TIMED_RESTRICTED,
+)
+from benchmark.why.facts import (
+    Facts,
+    Missing,
+    crossover,
+    exponent,
+    for_one_sequence,
+    number,
+    time_exponent,
+    times_of,
+    two_terms,
+)
+
+NEAR, FAR = 0.1, 0.3
+"""An exponent this near to the predicted one agrees with it, and one this far contradicts it."""
+PAPER_WIDTH = 512
+"""Of the paper's base model."""
+
+Word = Literal["supported", "contradicted", "not decidable here"]
+SUPPORTED: Word = "supported"
+CONTRADICTED: Word = "contradicted"
+UNDECIDED: Word = "not decidable here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What the records say of a claim."""
+
+    verdict: Word
+    effect: str
+    """What was measured, with its interval; of an undecided claim the reason."""
+    conditions: tuple[str, ...] = ()
+    """The same in other units, and where it does not hold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    number: str
+    """As in the paper's section 4, in the order of its sentences; I and C: introduction and conclusion."""
+    sentence: str
+    """In our words."""
+    prediction: str
+    test: str
+    decide: Callable[[Facts], Finding]
+
+    def finding(self, facts: Facts) -> Finding:
+        """The verdict; undecided where something was not measured."""
+        try:
+            return self.decide(facts)
+        except Missing as missing:
+            return Finding(verdict=UNDECIDED, effect=str(missing))
+
+
+def _by_exponents(found: Mapping[str, float], predicted: Mapping[str, float]) -> Word:
+    """The verdict where every exponent has to be as predicted."""
+    off = [abs(found[name] - predicted[name]) for name in predicted]
+    if max(off) <= NEAR:
+        return SUPPORTED
+    return CONTRADICTED if max(off) >= FAR else UNDECIDED
+
+
+def _interval(value: Interval) -> str:
+    half = (value.high - value.low) / 2
+    return with_half_width(value.value, half)
+
+
+# S4.1 to S4.4: the table
+
+
+TABLE = (ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED)
+
+
+def _desiderata(facts: Facts) -> Finding:
+    shown = []
+    for subject in TABLE:
+        name = DILATED if subject == CONVOLUTION else subject
+        cost = facts.series("complexity", subject, "mixing_operations", d=_widest(facts, subject))
+        depth = facts.series("span", subject, "kernel_depth", **FORWARD)
+        hops = facts.series("path", name, "hops")
+        shown.append((exponent(cost), exponent(depth), list(hops.values())[-1]))
+    different = [len({round(value, 1) for value in column}) for column in zip(*shown, strict=True)]
+    return Finding(
+        verdict=SUPPORTED if min(different) > 1 else CONTRADICTED,
+        effect=f"the {len(shown)} layers have {different[0]} growths of operations, {different[1]} of "
+        f"sequential operations and {different[2]} longest paths",
+    )
+
+
+FORWARD = {"pass": "forward"}
+LAWS: Mapping[str, tuple[float, float]] = {
+    ATTENTION: (2, 1),
+    RECURRENT: (1, 2),
+    CONVOLUTION: (1, 2),
+    RESTRICTED: (1, 1),
+}
+"""Exponents of n and d in Table 1."""
+
+
+def _complexity(facts: Facts) -> Finding:
+    found, predicted, conditions = {}, {}, []
+    for subject, (in_n, in_d) in LAWS.items():
+        longest, widest = _longest(facts, subject), _widest(facts, subject)
+        for name, over, fixed, expected in (
+            ("n", "n", {"d": widest}, in_n),
+            ("d", "d", {"n": longest}, in_d),
+        ):
+            key = f"{subject}: {name}"
+            found[key] = exponent(facts.series("complexity", subject, "mixing_operations", over, **fixed))
+            predicted[key] = expected
+        whole = exponent(facts.series("complexity", subject, "operations", d=widest))
+        conditions.append(
+            f"with its projections {subject} grows with n^{whole:.2f} up to n = {longest:,.0f} at "
+            f"d = {widest:,.0f}"
+        )
+    for name, subjects, factor in (
+        ("k", {3.0: CONVOLUTION, 5.0: "convolution, k = 5", 9.0: "convolution, k = 9"}, 1.0),
+        ("r", {8.0: RESTRICTED, 32.0: TIMED_RESTRICTED}, 1.0),
+    ):
+        first = next(iter(subjects.values()))
+        where = {"n": _longest(facts, first), "d": _widest(facts, first)}
+        series = {
+            value: facts.rows("complexity", subject, "mixing_operations", **where)[0].value
+            for value, subject in subjects.items()
+        }
+        found[name], predicted[name] = exponent(series), factor
+    _check_counts(facts)
+    attention = two_terms(_points(facts, ATTENTION, "operations"))
+    recurrent = two_terms(_points(facts, RECURRENT, "operations"))
+    conditions.append(
+        f"all operations of self-attention are {attention[0]:.2f} n^2 d + {attention[1]:.2f} n d^2, of an "
+        f"LSTM {recurrent[1]:.2f} n d^2: they are equal at n = "
+        f"{(recurrent[1] - attention[1]) / attention[0]:.2f} d, and without projections at n = "
+        f"{_equal_mixing(facts):.2f} d"
+    )
+    conditions += _time_conditions(facts)
+    shown = ", ".join(
+        f"{subject} n^{found[f'{subject}: n']:.2f} d^{found[f'{subject}: d']:.2f}" for subject in LAWS
+    )
+    return Finding(
+        verdict=_by_exponents(found, predicted),
+        effect=f"mixing operations grow as {shown}; with k^{found['k']:.2f} and r^{found['r']:.2f}",
+        conditions=tuple(conditions),
+    )
+
+
+def _check_counts(facts: Facts) -> None:
+    """Closed forms decide only where they are what was counted."""
+    for subject in facts.subjects("complexity"):
+        counted = _points(facts, subject, "operations")
+        mixing = _points(facts, subject, "mixing_operations")
+        projections = _points(facts, subject, "projection_operations")
+        for point, value in counted.items():
+            if value != mixing[point] + projections[point]:
+                raise Missing(f"{subject}: counted operations are not those of the closed form at {point}")
+
+
+def _equal_mixing(facts: Facts) -> float:
+    attention = two_terms(_points(facts, ATTENTION, "mixing_operations"))
+    recurrent = two_terms(_points(facts, RECURRENT, "mixing_operations"))
+    return recurrent[1] / attention[0]
+
+
+def _time_conditions(facts: Facts) -> list[str]:
+    try:
+        found = []
+        for subject in (ATTENTION, RECURRENT, CONVOLUTION, TIMED_RESTRICTED):
+            rows = facts.seconds(subject, full=True, **BOTH)
+            width = max(number(row, "d") for row in rows)
+            rows = [row for row in rows if row.conditions["d"] == width]
+            found.append(f"{subject} n^{_interval(time_exponent(for_one_sequence(rows)))}")
+        return [f"time per sequence, at d = {width:,.0f} and the three longest: {', '.join(found)}"]
+    except Missing as missing:
+        return [f"time: {missing}"]
+
+
+BOTH = {"pass": "forward and backward"}
+
+
+def _sequential(facts: Facts) -> Finding:
+    predicted = {ATTENTION: 0.0, RECURRENT: 1.0, CONVOLUTION: 0.0, RESTRICTED: 0.0}
+    series = {name: facts.series("span", name, "kernel_depth", **FORWARD) for name in predicted}
+    found = {name: exponent(one) for name, one in series.items()}
+    longest = max(series[ATTENTION])
+    ideal = {name: facts.series("span", name, "ideal_depth", **FORWARD) for name in predicted}
+    conditions = [
+        f"with ideally many processors, at n = {longest:,.0f}: "
+        + ", ".join(f"{name} {count(one[longest])}" for name, one in ideal.items())
+        + "; self-attention then grows with log n, which is the depth of its softmax",
+    ]
+    generation = []
+    for model in ("transformer", "convs2s", "lstm"):
+        try:
+            depths = facts.series("span", model, "kernel_depth", **{"pass": "generation"})
+        except Missing:
+            continue
+        steps = list(depths.values())
+        words = list(depths)
+        generation.append(f"{model} {(steps[-1] - steps[0]) / (words[-1] - words[0]):.0f}")
+    if generation:
+        conditions.append(
+            f"generation is sequential in all three, operations for each word: {', '.join(generation)}"
+        )
+    shown = ", ".join(
+        f"{name} {count(next(iter(one.values())))} to {count(list(one.values())[-1])}"
+        for name, one in series.items()
+    )
+    return Finding(
+        verdict=_by_exponents(found, predicted),
+        effect=f"kernel depth from n = {min(series[ATTENTION]):,.0f} to {longest:,.0f}: {shown} (exponents "
+        + ", ".join(f"{found[name]:.2f}" for name in predicted)
+        + ")",
+        conditions=tuple(conditions),
+    )
+
+
+def _paths(facts: Facts) -> Finding:
+    hops = {name: facts.series("path", name, "hops") for name in (ATTENTION, RECURRENT, RESTRICTED, DILATED)}
+    wanted = {
+        ATTENTION: lambda n: 1,
+        RECURRENT: lambda n: n,
+        RESTRICTED: lambda n: math.ceil((n - 1) / (NEIGHBOURHOOD / 2)),
+        DILATED: lambda n: _log(n, KERNEL),
+    }
+    wrong = [
+        f"{name} {count(value)} at n = {n:,.0f}, expected {count(law(n))}"
+        for name, law in wanted.items()
+        for n, value in hops[name].items()
+        if value != law(n)
+    ]
+    leaks = [row for name in hops for row in facts.rows("path", name, "leaks") if row.value]
+    shown = ", ".join(
+        f"{name} {'/'.join(count(one) for one in each.values())}" for name, each in hops.items()
+    )
+    conditions = []
+    try:
+        contiguous = facts.series("path", CONVOLUTION, "hops")
+        conditions.append(
+            f"contiguous convolutions, as in ConvS2S, need {'/'.join(map(count, contiguous.values()))} hops: "
+            f"(n - 1) / (k - 1), not log_k n"
+        )
+        conditions += _models(facts)
+    except Missing:
+        pass
+    if leaks:
+        wrong.append(f"{len(leaks)} times positions are connected that must not be")
+    lengths = "/".join(f"{n:,.0f}" for n in hops[ATTENTION])
+    return Finding(
+        verdict=CONTRADICTED if wrong else SUPPORTED,
+        effect=f"longest path in hops at n = {lengths} (dilated: "
+        f"{'/'.join(f'{n:,.0f}' for n in hops[DILATED])}): {shown}" + "".join(f"; {one}" for one in wrong),
+        conditions=tuple(conditions),
+    )
+
+
+def _models(facts: Facts) -> list[str]:
+    shown = []
+    for model in ("transformer", "convs2s", "lstm"):
+        across = facts.series("path", model, "hops", part="source to target")
+        shown.append(f"{model} {count(list(across.values())[-1])}")
+    return [f"attention to the source makes every source word near to every target word: {', '.join(shown)}"]
+
+
+def _log(n: float, base: int) -> int:
+    """The smallest p with base^p >= n."""
+    power = 0
+    while base**power < n:
+        power += 1
+    return power
+
+
+# S4.6 to S4.8: speed
+
+
+def _faster_when_short(facts: Facts) -> Finding:
+    rows = facts.seconds(ATTENTION, full=True, **BOTH)
+    below = [row for row in rows if number(row, "n") < number(row, "d")]
+    if not below:
+        raise Missing("no length below a width was timed")
+    noise = _noise(facts)
+    ratios = [(row, times_of(row, _same_point(facts, RECURRENT, row))) for row in below]
+    faster = [one for one in ratios if one[1].high < 1 / noise]
+    slower = [one for one in ratios if one[1].low > noise]
+    same = [one for one in ratios if one not in faster and one not in slower]
+    verdict = CONTRADICTED if slower else SUPPORTED if not same else UNDECIDED
+    effect = f"self-attention is faster at {len(faster)} of {len(below)} points with n < d, slower at "
+    effect += f"{len(slower)}, within noise at {len(same)}"
+    if slower:
+        row, ratio = max(slower, key=lambda one: one[1].value)
+        effect += f"; at worst {_interval(ratio)} times the time, at n = {number(row, 'n'):,.0f}, "
+        effect += f"d = {number(row, 'd'):,.0f}"
+    return Finding(verdict=verdict, effect=effect, conditions=tuple(_crossovers(facts, noise)))
+
+
+def _crossovers(facts: Facts, noise: float) -> list[str]:
+    lines = [f"noise (A/A): times differ by up to a factor of {noise:.3f} by themselves"]
+    for other, what in ((RECURRENT, "a fused LSTM"), (CELLS, "an LSTM cell by cell")):
+        for full, batch in ((True, "full batches"), (False, "one sequence")):
+            found = []
+            for width in sorted({number(row, "d") for row in facts.seconds(ATTENTION)}):
+                where = {"full": full, "d": width, **BOTH}
+                try:
+                    crossing = crossover(facts.seconds(ATTENTION, **where), facts.seconds(other, **where))
+                except Missing:
+                    continue
+                found.append(f"d = {width:,.0f}: {crossing.words}")
+            if found:
+                lines.append(f"slower than {what} from n on, {batch}: {', '.join(found)}")
+    return lines
+
+
+def _noise(facts: Facts) -> float:
+    """The largest factor by which the same work differs from itself, by its interval's nearer end."""
+    worst = 1.0
+    for row in facts.seconds(f"{ATTENTION} again"):
+        ratio = times_of(row, _same_point(facts, ATTENTION, row))
+        worst = max(worst, ratio.low, 1 / ratio.high)
+    return worst
+
+
+def _same_point(facts: Facts, layer: str, row: Row) -> Row:
+    where = {name: row.conditions[name] for name in ("n", "d", "batch", "pass")}
+    return facts.seconds(layer, **where)[0]
+
+
+def _short_sentences(facts: Facts) -> Finding:
+    subject = next(iter(facts.subjects("lengths")), "multi30k-en-de")
+    rows = facts.rows("lengths", subject, "sentences")
+    total = sum(row.value for row in rows)
+    shorter = sum(row.value for row in rows if number(row, "n") < PAPER_WIDTH)
+    low, high = _share_interval(shorter, total)
+    verdict = SUPPORTED if low > 0.5 else CONTRADICTED if high < 0.5 else UNDECIDED
+    longest = max(number(row, "n") for row in rows)
+    shares = [
+        f"{sum(row.value for row in rows if number(row, 'n') < width) / total:.1%} below {width}"
+        for width in (16, 32, 64, 128)
+    ]
+    return Finding(
+        verdict=verdict,
+        effect=f"{shorter / total:.2%} of {total:,.0f} sentences of {subject} have fewer subwords than d = "
+        f"{PAPER_WIDTH} ({low:.2%} to {high:.2%})",
+        conditions=(f"the longest has {longest:,.0f}; {', '.join(shares)}",),
+    )
+
+
+def _share_interval(part: float, whole: float) -> tuple[float, float]:
+    """Clopper and Pearson's 95 % interval."""
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(part, whole - part + 1, 0.025)) if part else 0.0
+    high = float(betaincinv(part + 1, whole - part, 0.975)) if part < whole else 1.0
+    return low, high
+
+
+def _restricted(facts: Facts) -> Finding:
+    widest = _widest(facts, RESTRICTED)
+    found = {
+        "operations in n": exponent(facts.series("complexity", RESTRICTED, "mixing_operations", d=widest)),
+        "path in n": exponent(facts.series("path", RESTRICTED, "hops")),
+    }
+    growth = _by_exponents(found, {"operations in n": 1.0, "path in n": 1.0})
+    rows = facts.seconds(ATTENTION, full=True, **BOTH)
+    longest = max(number(row, "n") for row in rows)
+    row = max((one for one in rows if number(one, "n") == longest), key=lambda one: number(one, "d"))
+    ratio = times_of(row, _same_point(facts, TIMED_RESTRICTED, row))
+    noise = _noise(facts)
+    faster = SUPPORTED if ratio.low > noise else CONTRADICTED if ratio.high < 1 / noise else UNDECIDED
+    verdict = growth if growth != SUPPORTED else faster
+    crossings = []
+    for width in sorted({number(one, "d") for one in rows}):
+        where = {"full": True, "d": width, **BOTH}
+        crossing = crossover(facts.seconds(ATTENTION, **where), facts.seconds(TIMED_RESTRICTED, **where))
+        crossings.append(f"d = {width:,.0f}: {crossing.words}")
+    return Finding(
+        verdict=verdict,
+        effect=f"its operations grow with n^{found['operations in n']:.2f}, its longest path with "
+        f"n^{found['path in n']:.2f}; at n = {longest:,.0f}, d = {number(row, 'd'):,.0f} full attention "
+        f"takes {_interval(ratio)} times as long as r = 32",
+        conditions=(f"faster than full self-attention from n on: {', '.join(crossings)}",),
+    )
+
+
+# S4.9 to S4.12: convolutions
+
+
+def _layers_needed(facts: Facts) -> Finding:
+    contiguous = facts.series("path", CONVOLUTION, "layers")
+    dilated = facts.series("path", DILATED, "layers")
+    wrong = [n for n, layers in contiguous.items() if layers != math.ceil((n - 1) / (KERNEL - 1))]
+    wrong += [n for n, layers in dilated.items() if layers != _log(n, KERNEL)]
+    found = (*contiguous.items(), *dilated.items())
+    one_is_enough = [n for n, layers in found if n > KERNEL and layers == 1]
+    return Finding(
+        verdict=CONTRADICTED if wrong or one_is_enough else SUPPORTED,
+        effect=f"layers of k = {KERNEL} that connect all positions: contiguous "
+        + ", ".join(f"{count(layers)} at n = {n:,.0f}" for n, layers in contiguous.items())
+        + "; dilated "
+        + ", ".join(f"{count(layers)} at n = {n:,.0f}" for n, layers in dilated.items()),
+        conditions=("n / k is (n - 1) / (k - 1) exactly, for causal convolutions",),
+    )
+
+
+def _k_times_dearer(facts: Facts) -> Finding:
+    ratios: dict[int, list[float]] = {}
+    whole: dict[int, list[float]] = {}
+    for kernel in (3, 5, 9):
+        for quantity, found in (("mixing_operations", ratios), ("operations", whole)):
+            convolution = _points(facts, f"convolution, k = {kernel}", quantity)
+            recurrent = _points(facts, RECURRENT, quantity)
+            found[kernel] = [convolution[point] / recurrent[point] for point in convolution]
+    shares = [value / kernel for kernel, values in ratios.items() for value in values]
+    if max(abs(share - 1) for share in shares) <= NEAR:
+        verdict = SUPPORTED
+    elif min(abs(share - 1) for share in shares) >= FAR:
+        verdict = CONTRADICTED
+    else:
+        verdict = UNDECIDED
+    shown = ", ".join(f"k = {kernel}: {without_spread(values[0])}" for kernel, values in ratios.items())
+    all_of = ", ".join(f"k = {kernel}: {without_spread(values[0])}" for kernel, values in whole.items())
+    conditions = [
+        f"with all operations: {all_of}",
+        f"the ratio grows with k^{exponent({k: v[0] for k, v in ratios.items()}):.2f}; the recurrence here "
+        "is an LSTM, which has four gates where the simplest one has a single matrix",
+    ]
+    try:
+        row = max(facts.seconds(CONVOLUTION, full=True, **BOTH), key=lambda one: number(one, "d"))
+        conditions.append(
+            f"time at k = {KERNEL}, n = {number(row, 'n'):,.0f}, d = {number(row, 'd'):,.0f}: "
+            f"{_interval(times_of(row, _same_point(facts, RECURRENT, row)))}"
+        )
+    except Missing:
+        pass
+    return Finding(
+        verdict=verdict,
+        effect=f"mixing operations of a convolution against an LSTM of the same width: {shown}",
+        conditions=tuple(conditions),
+    )
+
+
+def _separable(facts: Facts) -> Finding:
+    off = []
+    for kernel in (3, 9):
+        for (n, d), value in _points(facts, f"separable convolution, k = {kernel}", "operations").items():
+            off.append(abs(value / (2 * kernel * n * d + 2 * n * d**2) - 1))
+    return Finding(
+        verdict=SUPPORTED if max(off) <= 0.01 else CONTRADICTED,
+        effect=f"counted operations are 2 k n d + 2 n d^2 at all {len(off)} points, to {max(off):.0%}",
+    )
+
+
+def _same_terms(facts: Facts) -> Finding:
+    separable = _points(facts, FULL_SEPARABLE, "operations")
+    attention = _points(facts, ATTENTION, "mixing_operations")
+    both = {(n, d): attention[n, d] + 16 * n * d**2 for n, d in separable}
+    first, second = two_terms(separable), two_terms(both)
+    is_law = max(first[2], second[2]) <= 0.01 and min(*first[:2], *second[:2]) > 0
+    ratios = [separable[point] / both[point] for point in separable]
+    return Finding(
+        verdict=SUPPORTED if is_law else CONTRADICTED,
+        effect=f"a separable convolution with k = n is {first[0]:.2f} n^2 d + {first[1]:.2f} n d^2, "
+        f"self-attention with a feed-forward layer (4 d) {second[0]:.2f} n^2 d + {second[1]:.2f} n d^2: the "
+        "same two terms",
+        conditions=(
+            f"with other constants: it takes {without_spread(min(ratios))} to {without_spread(max(ratios))} "
+            "times the operations",
+            "without the projections of self-attention, as in Table 1",
+        ),
+    )
+
+
+# The introduction's claims that need no training
+
+
+def _in_order(facts: Facts) -> Finding:
+    depth = facts.series("span", RECURRENT, "ideal_depth", **FORWARD)
+    kernel = facts.series("span", RECURRENT, "kernel_depth", **FORWARD)
+    holds = all(value >= n for n, value in depth.items())
+    n = max(depth)
+    return Finding(
+        verdict=SUPPORTED if holds else CONTRADICTED,
+        effect=f"at n = {n:,.0f} a chain of {count(kernel[n])} operations, {kernel[n] / n:.2f} for each "
+        f"position; with ideally many processors {count(depth[n])} steps",
+    )
+
+
+def _vanishing(facts: Facts) -> Finding:
+    rows = facts.rows("signal", RECURRENT, "rate")
+    vanishing = all(row.conditions["decay"] == "exponential" and _end(row.high) < 0 for row in rows)
+    flat = all(row.conditions["decay"] == "none" for row in rows)
+    verdict = SUPPORTED if vanishing else CONTRADICTED if flat else UNDECIDED
+    conditions = []
+    for subject in facts.subjects("signal"):
+        if subject != RECURRENT:
+            conditions += [f"{subject}: {text}" for text in _decays(facts, subject)]
+    return Finding(
+        verdict=verdict,
+        effect="an LSTM before training: " + "; ".join(_decays(facts, RECURRENT)),
+        conditions=(
+            *conditions,
+            "what is learned over a distance needs trained models, and is not measured here",
+        ),
+    )
+
+
+def _decays(facts: Facts, subject: str) -> list[str]:
+    rows = facts.rows("signal", subject, "rate")
+    longest = max(number(row, "n") for row in rows)
+    found = []
+    for row in rows:
+        if number(row, "n") != longest:
+            continue
+        side = f" from the {row.conditions['from']}" if "from" in row.conditions else ""
+        where = f"n = {longest:,.0f}, position {number(row, 'output'):,.0f}{side}"
+        half = (_end(row.high) - _end(row.low)) / 2
+        found.append(
+            f"{row.conditions['decay']} decay, {with_half_width(row.value, half)} for each position ({where})"
+        )
+    return found
+
+
+def _neighbourhood(facts: Facts) -> Finding:
+    layers = facts.series("path", CONVOLUTION, "layers")
+    connects = facts.series("path", "convs2s", "connects", part="encoder")
+    one = min(layers.values()) > 1
+    model = {n: bool(value) for n, value in connects.items()}
+    holds = one and not model[max(model)]
+    return Finding(
+        verdict=SUPPORTED if holds else CONTRADICTED,
+        effect=f"one convolution of k = {KERNEL} connects all positions at none of n = "
+        f"{'/'.join(f'{n:,.0f}' for n in layers)}; the encoder of a ConvS2S of two layers connects them at "
+        + (", ".join(f"n = {n:,.0f}" for n, value in model.items() if value) or "none of the lengths"),
+    )
+
+
+def _at_once(facts: Facts) -> Finding:
+    hops = facts.series("path", ATTENTION, "hops")
+    layers = facts.series("path", ATTENTION, "layers")
+    holds = set(hops.values()) == {1.0} and set(layers.values()) == {1.0}
+    return Finding(
+        verdict=SUPPORTED if holds else CONTRADICTED,
+        effect=f"one layer connects all positions in {count(max(hops.values()))} hop, up to n = "
+        f"{max(hops):,.0f}",
+    )
+
+
+def _parallel_training(facts: Facts) -> Finding:
+    predicted = {"transformer": 0.0, "lstm": 1.0}
+    series = {
+        name: facts.series("span", name, "kernel_depth", **{"pass": "teacher forcing"}) for name in predicted
+    }
+    first = {name: next(iter(one.values())) for name, one in series.items()}
+    last = {name: list(one.values())[-1] for name, one in series.items()}
+    constant = first["transformer"] == last["transformer"]
+    grows = last["lstm"] > 1.5 * first["lstm"]
+    verdict = SUPPORTED if constant and grows else CONTRADICTED if not constant else UNDECIDED
+    lengths = list(series["lstm"])
+    return Finding(
+        verdict=verdict,
+        effect=f"kernel depth of a whole model under teacher forcing, n = {lengths[0]:,.0f} to "
+        f"{lengths[-1]:,.0f}: "
+        + ", ".join(f"{name} {count(first[name])} to {count(last[name])}" for name in series),
+        conditions=("what follows for tokens per second depends on the device: see the speed records",),
+    )
+
+
+def _needs_training(facts: Facts) -> Finding:
+    return Finding(verdict=UNDECIDED, effect="needs trained models")
+
+
+def _points(facts: Facts, subject: str, quantity: str) -> dict[tuple[float, float], float]:
+    return {
+        (number(row, "n"), number(row, "d")): row.value for row in facts.rows("complexity", subject, quantity)
+    }
+
+
+def _widest(facts: Facts, subject: str) -> float:
+    return max(number(row, "d") for row in facts.rows("complexity", subject, "operations"))
+
+
+def _longest(facts: Facts, subject: str) -> float:
+    return max(number(row, "n") for row in facts.rows("complexity", subject, "operations"))
+
+
+def _end(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        number="S4.1",
+        sentence="Three things decide between layers: operations per layer, how much of them has to run in "
+        "order, and how long paths between positions are.",
+        prediction="the layers of Table 1 differ in all three",
+        test="growth of mixing operations and kernel depth, and longest path in hops, measured of each layer",
+        decide=_desiderata,
+    ),
+    Claim(
+        number="S4.2",
+        sentence="A layer costs n^2 d (self-attention), n d^2 (recurrent), k n d^2 (convolutional), r n d "
+        "(restricted self-attention).",
+        prediction="exponents of n and d: 2 and 1, 1 and 2, 1 and 2, 1 and 1; of k and r: 1",
+        test=f"power laws through counted mixing operations: all within {NEAR} supports, one off by {FAR} "
+        "contradicts",
+        decide=_complexity,
+    ),
+    Claim(
+        number="S4.3",
+        sentence="Self-attention connects all positions with a constant number of sequential operations, a "
+        "recurrent layer needs n.",
+        prediction="kernel depth grows with n to the 0 (self-attention, convolution, restricted), and 1 "
+        "(recurrent)",
+        test=f"power laws through kernel depth: all within {NEAR} supports, one off by {FAR} contradicts",
+        decide=_sequential,
+    ),
+    Claim(
+        number="S4.4",
+        sentence="The longest path is 1 (self-attention), n (recurrent), log_k n (convolutional, dilated), "
+        "n / r (restricted).",
+        prediction=f"hops: 1, n, ceil(log_k n), ceil((n - 1) / (r / 2)), with k = {KERNEL}, "
+        f"r = {NEIGHBOURHOOD}",
+        test="equal at every length, and no connection where there must be none",
+        decide=_paths,
+    ),
+    Claim(
+        number="S4.5",
+        sentence="Shorter paths make relations over a distance easier to learn.",
+        prediction="accuracy falls with distance where paths are long, and not where they are short",
+        test="accuracy against distance of trained models",
+        decide=_needs_training,
+    ),
+    Claim(
+        number="S4.6",
+        sentence="Self-attention is faster than a recurrent layer as long as n < d.",
+        prediction="less time at every timed n < d, forward and backward, full batches, against a fused LSTM",
+        test="paired ratio of times at every point; beyond the A/A noise at all supports, slower at one "
+        "contradicts",
+        decide=_faster_when_short,
+    ),
+    Claim(
+        number="S4.7",
+        sentence="Sentences in subwords are most often shorter than the width of models.",
+        prediction=f"more than half of the sentences have n < {PAPER_WIDTH}",
+        test="share of the training sentences and its 95 % interval",
+        decide=_short_sentences,
+    ),
+    Claim(
+        number="S4.8",
+        sentence="For long sequences attention restricted to r neighbours costs less, with paths of n / r.",
+        prediction="operations linear in n, path linear in n, and less time than full self-attention at the "
+        "longest n",
+        test="exponents as in S4.2; paired ratio of times beyond the A/A noise",
+        decide=_restricted,
+    ),
+    Claim(
+        number="S4.9",
+        sentence="One convolution with k < n does not connect all positions; it takes n / k contiguous "
+        "layers, or log_k n dilated ones.",
+        prediction="ceil((n - 1) / (k - 1)) and ceil(log_k n) layers",
+        test="the smallest stack that connects all positions, found by search, equal at every length",
+        decide=_layers_needed,
+    ),
+    Claim(
+        number="S4.10",
+        sentence="A convolution costs k times as much as a recurrent layer.",
+        prediction="a ratio of k, of mixing operations at equal width",
+        test=f"ratio / k at k = 3, 5, 9: all within {NEAR} of 1 supports, all off by {FAR} contradicts",
+        decide=_k_times_dearer,
+    ),
+    Claim(
+        number="S4.11",
+        sentence="A separable convolution costs k n d + n d^2.",
+        prediction="counted operations 2 k n d + 2 n d^2",
+        test="equal within 1 % at every point",
+        decide=_separable,
+    ),
+    Claim(
+        number="S4.12",
+        sentence="With k = n a separable convolution costs as much as self-attention with a feed-forward "
+        "layer.",
+        prediction="both are a n^2 d + b n d^2",
+        test="least squares on counted operations: both terms positive, and no point off by more than 1 %",
+        decide=_same_terms,
+    ),
+    Claim(
+        number="S4.13",
+        sentence="Attention can be read: heads learn different and recognisable roles.",
+        prediction="heads of a trained model differ in what they attend to",
+        test="attention maps of trained models",
+        decide=_needs_training,
+    ),
+    Claim(
+        number="I.1",
+        sentence="A recurrence computes in the order of positions.",
+        prediction="at least one step for each position, however many processors there are",
+        test="ideal depth of at least n at every length",
+        decide=_in_order,
+    ),
+    Claim(
+        number="I.2",
+        sentence="In a recurrence gradients vanish over distance.",
+        prediction="exponential decay with distance, before training",
+        test="law of decay at every length and position: exponential and falling at all supports, no decay "
+        "contradicts",
+        decide=_vanishing,
+    ),
+    Claim(
+        number="I.3",
+        sentence="A convolution sees a neighbourhood.",
+        prediction="one layer connects all positions at no n > k, nor does a ConvS2S encoder of few layers",
+        test="smallest connecting stack above 1; encoder unconnected at the longest sentence",
+        decide=_neighbourhood,
+    ),
+    Claim(
+        number="I.4",
+        sentence="Self-attention sees the whole sentence at once.",
+        prediction="one layer, one hop",
+        test="hops and layers of 1 at every length",
+        decide=_at_once,
+    ),
+    Claim(
+        number="I.5",
+        sentence="Training a Transformer is parallel over positions, training a recurrent model is not.",
+        prediction="kernel depth under teacher forcing: constant in n, and growing",
+        test="equal at every length for the Transformer; more than 1.5 times from the first to the last for "
+        "the LSTM",
+        decide=_parallel_training,
+    ),
+    Claim(
+        number="C.1",
+        sentence="The Transformer translates better, at a fraction of the training cost.",
+        prediction="higher BLEU at equal seconds",
+        test="paired runs of trained models",
+        decide=_needs_training,
+    ),
+)

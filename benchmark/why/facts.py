@@ -1,0 +1,196 @@
+"""What the claims ask of the records: values over lengths, growth, and comparisons of times."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from benchmark.measure.significance import summarise
+from benchmark.measure.timing import Interval, median, ratio
+from benchmark.record import LayerKind, LayerRecord, Row
+
+
+class Missing(Exception):
+    """What a claim needs and is not there, in words."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The records of a study of layers."""
+
+    records: Sequence[LayerRecord]
+
+    def rows(self, kind: LayerKind, subject: str, quantity: str, **conditions: Any) -> list[Row]:
+        """Those that have all of `conditions`; Missing where there are none."""
+        found = list(self._rows(kind, subject, quantity, conditions))
+        if found:
+            return found
+        for record in self.records:
+            if (record.kind, record.subject) == (kind, subject) and record.failure:
+                raise Missing(f"{kind} of {subject} failed: {record.failure}")
+        shown = "".join(f", {name} = {value}" for name, value in conditions.items())
+        raise Missing(f"{quantity} of {subject}{shown} was not measured")
+
+    def _rows(
+        self, kind: LayerKind, subject: str, quantity: str, conditions: Mapping[str, Any]
+    ) -> Iterator[Row]:
+        for record in self.records:
+            if (record.kind, record.subject) != (kind, subject):
+                continue
+            for row in record.rows:
+                if row.quantity == quantity and all(
+                    row.conditions.get(name) == value for name, value in conditions.items()
+                ):
+                    yield row
+
+    def subjects(self, kind: LayerKind) -> list[str]:
+        """What was measured of this kind, in the records' order."""
+        return [record.subject for record in self.records if record.kind == kind and record.status == "done"]
+
+    def series(
+        self, kind: LayerKind, subject: str, quantity: str, over: str = "n", **conditions: Any
+    ) -> dict[float, float]:
+        """Value by one of the conditions, such as n, in its order; Missing with fewer than 3 of them."""
+        found = {
+            number(row, over): row.value
+            for row in self.rows(kind, subject, quantity, **conditions)
+            if over in row.conditions
+        }
+        if len(found) < 3:
+            raise Missing(
+                f"{quantity} of {subject} was measured at {len(found)} values of {over} and takes 3"
+            )
+        return dict(sorted(found.items()))
+
+    def seconds(self, layer: str, **conditions: Any) -> list[Row]:
+        """Times of a layer, over all widths that were timed; Missing where there are none."""
+        found = [
+            row
+            for subject in self.subjects("time")
+            for row in self._rows("time", subject, "seconds", {"layer": layer, **conditions})
+        ]
+        if not found:
+            raise Missing(f"the time of {layer} was not measured")
+        return found
+
+
+def exponent(series: Mapping[float, float]) -> float:
+    """Of the power law through a series, by least squares on logarithms."""
+    points = [(math.log(x), math.log(y)) for x, y in series.items() if y > 0]
+    if len(points) < 2:
+        raise Missing("there are fewer than 2 positive values")
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
+
+
+def time_exponent(rows: Sequence[Row], last: int = 3) -> Interval:
+    """Of time in n at the `last` lengths: a slope in every round, and their t-interval."""
+    chosen = sorted(rows, key=_length)[-last:]
+    if len(chosen) < 2:
+        raise Missing("times were measured at one length")
+    lengths = [math.log(_length(row)) for row in chosen]
+    slopes = [
+        statistics.linear_regression(lengths, [math.log(one) for one in samples]).slope
+        for samples in zip(*(row.samples for row in chosen), strict=True)
+    ]
+    summary = summarise(slopes)
+    half = summary.half_width or math.inf
+    return Interval(value=summary.mean, low=summary.mean - half, high=summary.mean + half)
+
+
+def times_of(first: Row, second: Row) -> Interval:
+    """How many times as long the first takes, from rounds in which both took part."""
+    return ratio(first.samples, second.samples)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crossover:
+    """The length from which on the first takes longer than the second."""
+
+    value: float
+    """Median over rounds; 0 where it is slower at every length, infinity where at none."""
+    low: float
+    high: float
+    lengths: tuple[float, float]
+    """The shortest and the longest that were timed."""
+
+    @property
+    def words(self) -> str:
+        shortest, longest = (f"{one:,.0f}" for one in self.lengths)
+        if self.high == 0:
+            return f"below {shortest}"
+        if self.low == math.inf:
+            return f"above {longest}"
+        ends = [
+            f"below {shortest}" if end == 0 else f"above {longest}" if end == math.inf else f"{end:,.0f}"
+            for end in (self.value, self.low, self.high)
+        ]
+        return f"{ends[0]} ({ends[1]} to {ends[2]})"
+
+
+def crossover(first: Sequence[Row], second: Sequence[Row]) -> Crossover:
+    """Where the time of `first` passes that of `second`, by the last change of sign in every round.
+
+    Between two lengths the logarithm of the ratio is a line in ln n. The interval is that of order statistics
+    over rounds.
+    """
+    other = {_length(row): row for row in second}
+    pairs = [(row, other[_length(row)]) for row in sorted(first, key=_length) if _length(row) in other]
+    if len(pairs) < 2:
+        raise Missing("there are fewer than 2 lengths at which both were timed")
+    lengths = [_length(row) for row, _ in pairs]
+    rounds = min(len(row.samples) for pair in pairs for row in pair)
+    found = [
+        _crossing(lengths, [math.log(a.samples[one] / b.samples[one]) for a, b in pairs])
+        for one in range(rounds)
+    ]
+    if rounds < 6:
+        raise Missing(f"there are {rounds} rounds, and an interval of their median takes 6")
+    middle = median(found)
+    return Crossover(value=middle.value, low=middle.low, high=middle.high, lengths=(lengths[0], lengths[-1]))
+
+
+def _crossing(lengths: Sequence[float], logs: Sequence[float]) -> float:
+    if logs[-1] <= 0:
+        return math.inf
+    for left in range(len(logs) - 2, -1, -1):
+        if logs[left] <= 0:
+            share = -logs[left] / (logs[left + 1] - logs[left])
+            step = math.log(lengths[left + 1] / lengths[left])
+            return lengths[left] * math.exp(share * step)
+    return 0.0
+
+
+def number(row: Row, name: str) -> float:
+    """One of a row's conditions that is a number."""
+    value = row.conditions[name]
+    assert isinstance(value, int | float)
+    return value
+
+
+def _length(row: Row) -> float:
+    return number(row, "n")
+
+
+def for_one_sequence(rows: Sequence[Row]) -> list[Row]:
+    """Seconds of a batch as seconds of one of its sequences."""
+    return [
+        row.model_copy(update={"samples": [one / number(row, "batch") for one in row.samples]})
+        for row in rows
+    ]
+
+
+def two_terms(points: Mapping[tuple[float, float], float]) -> tuple[float, float, float]:
+    """Coefficients a, b of a n^2 d + b n d^2 by (n, d), by least squares on relative errors, and the largest
+    relative error.
+    """
+    import numpy as np
+
+    keys = np.array(list(points))
+    values = np.array(list(points.values()))
+    n, d = keys[:, 0], keys[:, 1]
+    columns = np.stack((n**2 * d, n * d**2), 1) / values[:, None]
+    solution = np.linalg.lstsq(columns, np.ones(len(values)), rcond=None)[0]
+    return float(solution[0]), float(solution[1]), float(np.abs(columns @ solution - 1).max())

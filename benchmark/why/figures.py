@@ -1,0 +1,241 @@
+"""The figures of the section: growth with length, paths, signal against distance, times and crossovers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmark.why.cells import (
+    ATTENTION,
+    CELLS,
+    CONVOLUTION,
+    DILATED,
+    RECURRENT,
+    RESTRICTED,
+    SEPARABLE,
+    TIMED_RESTRICTED,
+)
+from benchmark.why.facts import Facts, Missing, crossover, number
+
+STYLE = {
+    ATTENTION: ("#0072b2", "o"),
+    RECURRENT: ("#d55e00", "s"),
+    CELLS: ("#e69f00", "D"),
+    CONVOLUTION: ("#009e73", "^"),
+    DILATED: ("#009e73", "v"),
+    RESTRICTED: ("#56b4e9", "P"),
+    TIMED_RESTRICTED: ("#56b4e9", "P"),
+    SEPARABLE: ("#cc79a7", "X"),
+}
+"""Okabe and Ito's colours, which the colour-blind tell apart, and a mark for each."""
+BOTH = "forward and backward"
+
+
+def draw(facts: Facts, folder: Path) -> list[tuple[str, str]]:
+    """The figures that the records allow, as SVG; each file's name and caption."""
+    made = []
+    for name, figure in (
+        ("depth", _depth),
+        ("paths", _paths),
+        ("matrices", _matrices),
+        ("signal", _signal),
+        ("time", _time),
+        ("crossover", _crossover),
+    ):
+        try:
+            drawn, caption = figure(facts)
+        except Missing:
+            continue
+        # The same bytes for the same records.
+        with plt.rc_context({"svg.hashsalt": "seqbench", "svg.fonttype": "none"}):
+            drawn.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+        plt.close(drawn)
+        made.append((f"{name}.svg", caption))
+    return made
+
+
+Drawn = tuple[Figure, str]
+
+
+def _axes(columns: int = 1, height: float = 3.2) -> tuple[Figure, list[Any]]:
+    figure, axes = plt.subplots(1, columns, figsize=(4.6 * columns, height), layout="constrained")
+    return figure, list(np.atleast_1d(axes))
+
+
+def _lines(
+    axis: Any, series: Iterator[tuple[str, dict[float, float]]], x: str, y: str, *, log: bool = True
+) -> None:
+    for name, values in series:
+        color, mark = STYLE.get(name, ("#555555", "."))
+        axis.plot(list(values), list(values.values()), color=color, marker=mark, markersize=4, label=name)
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    if log:
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+    axis.grid(alpha=0.25)
+
+
+def _each(
+    subjects: Sequence[str], find: Callable[[str], dict[float, float]]
+) -> Iterator[tuple[str, dict[float, float]]]:
+    found = 0
+    for subject in subjects:
+        try:
+            series = find(subject)
+        except Missing:
+            continue
+        found += 1
+        yield subject, series
+    if not found:
+        raise Missing("nothing was measured")
+
+
+def _depth(facts: Facts) -> Drawn:
+    figure, axes = _axes(2)
+    layers = (ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, SEPARABLE)
+    for axis, quantity, title in zip(
+        axes, ("kernel_depth", "ideal_depth"), ("kernel depth", "ideal (PRAM) depth"), strict=True
+    ):
+        series = _each(
+            layers,
+            lambda name, q=quantity: facts.series("span", name, q, **{"pass": "forward"}),  # type: ignore[misc]
+        )
+        _lines(axis, series, "length n", f"{title}, operations")
+    axes[0].legend(fontsize=7)
+    return figure, "Operations that have to wait for each other, against length, of one layer."
+
+
+def _paths(facts: Facts) -> Drawn:
+    figure, (axis,) = _axes()
+    layers = (ATTENTION, RECURRENT, CONVOLUTION, DILATED, RESTRICTED)
+    _lines(axis, _each(layers, lambda name: facts.series("path", name, "hops")), "length n", "hops")
+    axis.legend(fontsize=7)
+    return figure, "The longest of the shortest paths between two positions, against length."
+
+
+def _matrices(facts: Facts) -> Drawn:
+    found = []
+    for name in (ATTENTION, RECURRENT, CONVOLUTION, DILATED, RESTRICTED):
+        try:
+            found.append((name, facts.rows("path", name, "hops_between")))
+        except Missing:
+            continue
+    if not found:
+        raise Missing("no matrices were kept")
+    figure, axes = _axes(len(found), 2.8)
+    figure.set_size_inches(2.5 * len(found), 2.8)
+    for axis, (name, rows) in zip(axes, found, strict=True):
+        length = int(max(number(row, "n") for row in rows))
+        matrix = np.full((length, length), np.nan)
+        for row in rows:
+            matrix[int(number(row, "to")), int(number(row, "from"))] = row.value
+        image = axis.imshow(matrix, cmap="viridis_r", vmin=0)
+        axis.set_title(name, fontsize=8)
+        axis.set_xlabel("from position")
+        figure.colorbar(image, ax=axis, shrink=0.7, label="hops")
+    axes[0].set_ylabel("to position")
+    return figure, "Hops from every position to every other; white: no path."
+
+
+def _signal(facts: Facts) -> Drawn:
+    subjects = facts.subjects("signal")
+    if not subjects:
+        raise Missing("no signal was measured")
+    layers = [name for name in subjects if name.startswith((ATTENTION, RECURRENT))]
+    models = [name for name in subjects if name not in layers]
+    figure, axes = _axes(2)
+    for axis, names, title in zip(axes, (layers, models), ("layers", "models"), strict=True):
+        for name in names:
+            rows = facts.rows("signal", name, "norm")
+            longest = max(number(row, "n") for row in rows)
+            last = max(number(row, "output") for row in rows if row.conditions["n"] == longest)
+            for side in dict.fromkeys(row.conditions.get("from") for row in rows):
+                points = [
+                    (number(row, "distance"), row.value)
+                    for row in rows
+                    if (row.conditions["n"], row.conditions["output"], row.conditions.get("from"))
+                    == (longest, last, side)
+                    and row.value > 0
+                ]
+                label = f"{name} from the {side}" if side else name
+                axis.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("distance")
+        axis.set_ylabel("norm of d output / d input")
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=6)
+    return figure, "What reaches a position from afar before training, against distance (float64)."
+
+
+def _time(facts: Facts) -> Drawn:
+    widths = sorted({number(row, "d") for row in facts.seconds(ATTENTION)})
+    figure, axes = _axes(2)
+    width = widths[-1]
+    layers = (ATTENTION, TIMED_RESTRICTED, RECURRENT, CELLS, CONVOLUTION, SEPARABLE)
+    for axis, full, title in zip(axes, (True, False), ("full batches", "one sequence"), strict=True):
+        for name in layers:
+            rows = facts.seconds(name, d=width, full=full, **{"pass": BOTH})
+            rows.sort(key=lambda row: number(row, "n"))
+            x = [number(row, "n") for row in rows]
+            batch = [number(row, "batch") for row in rows]
+            y = [row.value / one for row, one in zip(rows, batch, strict=True)]
+            low = [(row.low or row.value) / one for row, one in zip(rows, batch, strict=True)]
+            high = [(row.high or row.value) / one for row, one in zip(rows, batch, strict=True)]
+            color, mark = STYLE[name]
+            axis.plot(x, y, color=color, marker=mark, markersize=4, label=name)
+            axis.fill_between(x, low, high, color=color, alpha=0.2)
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_title(f"{title}, d = {width:,.0f}", fontsize=9)
+        axis.set_xlabel("length n")
+        axis.set_ylabel("seconds for each sequence")
+        axis.grid(alpha=0.25)
+    axes[0].legend(fontsize=7)
+    return figure, "Time of one layer, forward and backward, against length; bands: 95 % intervals."
+
+
+def _crossover(facts: Facts) -> Drawn:
+    figure, (axis,) = _axes()
+    longest = 0.0
+    drawn = 0
+    for other, full, label in (
+        (RECURRENT, True, "fused LSTM, full batches"),
+        (CELLS, True, "LSTM cell by cell, full batches"),
+        (RECURRENT, False, "fused LSTM, one sequence"),
+    ):
+        points = []
+        for width in sorted({number(row, "d") for row in facts.seconds(ATTENTION)}):
+            where = {"full": full, "d": width, "pass": BOTH}
+            crossing = crossover(facts.seconds(ATTENTION, **where), facts.seconds(other, **where))
+            longest = max(longest, crossing.lengths[1])
+            if 0 < crossing.value < math.inf:
+                points.append((width, crossing.value, crossing.low, crossing.high))
+        if points:
+            drawn += 1
+            widths, values, lows, highs = (list(one) for one in zip(*points, strict=True))
+            below = [value - max(low, 1) for value, low in zip(values, lows, strict=True)]
+            above = [min(high, longest) - value for value, high in zip(values, highs, strict=True)]
+            axis.errorbar(widths, values, yerr=[below, above], marker="o", capsize=3, label=label)
+    if not drawn:
+        raise Missing("times cross nowhere within the lengths that were timed")
+    ends = [min(axis.get_xlim()[0], 64), axis.get_xlim()[1]]
+    axis.plot(ends, ends, color="#999999", linestyle=":", label="n = d")
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log", base=2)
+    axis.set_xlabel("width d")
+    axis.set_ylabel("n from which attention is slower")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=7)
+    return figure, "Length from which self-attention takes longer than a recurrent layer, against width."

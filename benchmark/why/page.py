@@ -1,0 +1,113 @@
+"""The section written again: Table 1, the claims with their verdicts, and figures, as Markdown and text."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmark.report.escaping import for_markdown, for_terminal
+from benchmark.report.layout import markdown_lines, terminal_lines
+from benchmark.why.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED, Claim, Finding
+from benchmark.why.facts import Facts
+from benchmark.why.figures import draw
+from benchmark.why.table import parallelism_tables, table_1
+
+
+def findings(facts: Facts) -> list[tuple[Claim, Finding]]:
+    """Every claim with its verdict, in the paper's order."""
+    return [(claim, claim.finding(facts)) for claim in CLAIMS]
+
+
+def terminal_page(facts: Facts, width: int = 120) -> str:
+    """Table 1 and the ledger in lines of `width` characters."""
+    lines = terminal_lines(table_1(facts), width)
+    for table in parallelism_tables(facts):
+        lines += ["", "", *terminal_lines(table, width)]
+    ledger = findings(facts)
+    lines += ["", "", "The claims", ""]
+    for claim, finding in ledger:
+        lines.append(f"{claim.number:6} {finding.verdict:20}  {_wrapped(claim.sentence, width, 30)}")
+        lines.append(f"{'':30}{_wrapped(finding.effect, width, 30)}")
+    return "\n".join([*lines, "", _count(ledger)]) + "\n"
+
+
+def _wrapped(text: str, width: int, indent: int) -> str:
+    lines = textwrap.wrap(for_terminal(text), max(40, width - indent))
+    return f"\n{' ' * indent}".join(lines)
+
+
+def _count(ledger: Sequence[tuple[Claim, Finding]]) -> str:
+    verdicts = Counter(finding.verdict for _, finding in ledger)
+    return ", ".join(f"{verdicts[word]} {word}" for word in (SUPPORTED, CONTRADICTED, UNDECIDED))
+
+
+def write_page(facts: Facts, folder: Path, scale: str) -> Path:
+    """`why.md` with its figures beside it; the path of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = draw(facts, folder)
+    ledger = findings(facts)
+    lines = [
+        "# Why self-attention, measured",
+        "",
+        f'Section 4 of "Attention Is All You Need" (Vaswani et al. 2017), from measurements at scale '
+        f"{scale}. A verdict follows from the records by a test that was fixed before; where something was "
+        "not measured, or its interval leaves it open, it is not decidable here.",
+        "",
+        *markdown_lines(table_1(facts)),
+        "",
+        *(line for table in parallelism_tables(facts) for line in (*markdown_lines(table), "")),
+        "## The claims",
+        "",
+        f"{_count(ledger)}.",
+        "",
+        "| | claim | verdict | measured |",
+        "|:---|:---|:---|:---|",
+        *(
+            f"| {claim.number} | {for_markdown(claim.sentence)} | **{finding.verdict}** | "
+            f"{for_markdown(finding.effect)} |"
+            for claim, finding in ledger
+        ),
+        "",
+        *(line for claim, finding in ledger for line in _details(claim, finding)),
+    ]
+    if figures:
+        lines += ["## Figures", ""]
+        for name, caption in figures:
+            lines += [f"![{for_markdown(caption)}]({name})", "", for_markdown(caption), ""]
+    lines += ["## How it was measured", "", *_provenance(facts)]
+    page = folder / "why.md"
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return page
+
+
+def _details(claim: Claim, finding: Finding) -> list[str]:
+    return [
+        f"### {claim.number}: {finding.verdict}",
+        "",
+        for_markdown(claim.sentence),
+        "",
+        f"- predicted: {for_markdown(claim.prediction)}",
+        f"- test: {for_markdown(claim.test)}",
+        f"- measured: {for_markdown(finding.effect)}",
+        *(f"- {for_markdown(one)}" for one in finding.conditions),
+        "",
+    ]
+
+
+def _provenance(facts: Facts) -> list[str]:
+    lines = []
+    for record in facts.records:
+        provenance = record.provenance
+        what = f"{record.kind} of {record.subject}: run {record.run_id}, {provenance.device}, "
+        what += f"{provenance.threads} threads, torch {provenance.torch_version}, commit "
+        what += f"{provenance.commit[:12]}{' (changed)' if provenance.dirty else ''}"
+        if record.timing_method:
+            what += f"; {record.timing_method}"
+        if record.noisy:
+            what += f"; noisy: {'; '.join(record.noise)}"
+        if record.failure:
+            what += f"; failed: {record.failure}"
+        lines.append(f"- {for_markdown(what)}")
+    return lines

@@ -1,0 +1,223 @@
+"""Table 1 of the paper, with what was measured beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from benchmark.record import Row
+from benchmark.report.layout import NOT_MEASURED, Column, Table
+from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.why.cells import (
+    ATTENTION,
+    CONVOLUTION,
+    DILATED,
+    RECURRENT,
+    RESTRICTED,
+    SEPARABLE,
+    TIMED_RESTRICTED,
+)
+from benchmark.why.facts import Facts, Missing, exponent, for_one_sequence, number, time_exponent, times_of
+
+
+class _Line(NamedTuple):
+    layer: str
+    law: str
+    sequential: str
+    longest: str
+    path: str
+    """Whose paths stand in the row."""
+    timed: str
+
+
+_LINES = (
+    _Line(ATTENTION, "n^2 d", "1", "1", ATTENTION, ATTENTION),
+    _Line(RECURRENT, "n d^2", "n", "n", RECURRENT, RECURRENT),
+    _Line(CONVOLUTION, "k n d^2", "1", "log_k n", DILATED, CONVOLUTION),
+    _Line(RESTRICTED, "r n d", "1", "n / r", RESTRICTED, TIMED_RESTRICTED),
+    _Line(SEPARABLE, "k n d + n d^2", "1", "log_k n", "", SEPARABLE),
+)
+
+
+def table_1(facts: Facts) -> Table:
+    """The paper's columns, each followed by its measurement."""
+    return Table(
+        title="Table 1, measured",
+        heading=_heading(facts),
+        columns=[
+            Column(title=("layer",), is_text=True),
+            Column(title=("complexity", "per layer"), is_text=True),
+            Column(
+                title=("mixing", "operations", "n / d"),
+                note="Operations: exponents of n and d in power laws through the counted operations, "
+                "projections at each position left out as in the paper.",
+            ),
+            Column(title=("sequential", "operations"), is_text=True, begins_part=True),
+            Column(
+                title=("kernel", "depth"),
+                note="Kernel depth: operations as PyTorch executes them that have to wait for each other, at "
+                "the shortest and at the longest n.",
+            ),
+            Column(
+                title=("ideal", "depth"),
+                note="Ideal depth: the same with each operation as deep as any number of processors with two "
+                "inputs make it (PRAM).",
+            ),
+            Column(title=("maximum", "path length"), is_text=True, begins_part=True),
+            Column(
+                title=("hops",),
+                note="Hops: layers, or recurrent cells, on the longest of the shortest paths between two "
+                "positions, in the smallest stack that connects all of them; convolutions dilated.",
+            ),
+            Column(
+                title=("steps",),
+                note="Steps: operations on the longest of the shortest paths; they need no declaration.",
+            ),
+            Column(
+                title=("time", "exponent", "of n"),
+                note="Time: exponent of n in seconds for each sequence, forward and backward, full batches, "
+                "at the three longest n and the largest width; 95 % interval over rounds.",
+                begins_part=True,
+            ),
+        ],
+        rows=[_row(facts, line) for line in _LINES],
+        labels=1,
+        remarks=[],
+    )
+
+
+def _heading(facts: Facts) -> list[str]:
+    lines = []
+    for kind in ("span", "path", "complexity"):
+        lengths = sorted({number(row, "n") for one in facts.records if one.kind == kind for row in one.rows})
+        if lengths:
+            lines.append(f"{kind}: n from {lengths[0]:,.0f} to {lengths[-1]:,.0f}")
+    for record in facts.records:
+        if record.kind == "time" and record.status == "done":
+            provenance = record.provenance
+            lines.append(
+                f"time: {provenance.device}, {provenance.threads} threads, {provenance.precision}, torch "
+                f"{provenance.torch_version}"
+            )
+            break
+    return lines
+
+
+def _row(facts: Facts, line: _Line) -> list[str]:
+    def cell(text: Any) -> str:
+        try:
+            return str(text())
+        except Missing:
+            return NOT_MEASURED
+
+    def growth() -> str:
+        rows = facts.rows("complexity", line.layer, "mixing_operations")
+        widest, longest = (max(number(row, name) for row in rows) for name in ("d", "n"))
+        in_n = exponent(facts.series("complexity", line.layer, "mixing_operations", d=widest))
+        in_d = exponent(facts.series("complexity", line.layer, "mixing_operations", "d", n=longest))
+        return f"{in_n:.2f} / {in_d:.2f}"
+
+    def depth(quantity: str) -> str:
+        return _ends(facts.series("span", line.layer, quantity, **{"pass": "forward"}))
+
+    def path(quantity: str) -> str:
+        return _ends(facts.series("path", line.path, quantity))
+
+    def time() -> str:
+        rows = facts.seconds(line.timed, full=True, **{"pass": "forward and backward"})
+        width = max(number(row, "d") for row in rows)
+        found = time_exponent(for_one_sequence([row for row in rows if row.conditions["d"] == width]))
+        return with_half_width(found.value, (found.high - found.low) / 2)
+
+    return [
+        line.layer,
+        line.law,
+        cell(growth),
+        line.sequential,
+        cell(lambda: depth("kernel_depth")),
+        cell(lambda: depth("ideal_depth")),
+        line.longest,
+        cell(lambda: path("hops")),
+        cell(lambda: path("steps")),
+        cell(time),
+    ]
+
+
+def _ends(series: Mapping[float, float]) -> str:
+    values = list(series.values())
+    return count(values[0]) if len(set(values)) == 1 else f"{count(values[0])} to {count(values[-1])}"
+
+
+def parallelism_tables(facts: Facts) -> list[Table]:
+    """What a device makes of batches, and training of more devices; those that were measured."""
+    return [*_utilisation(facts), *_scaling(facts)]
+
+
+def _utilisation(facts: Facts) -> Iterator[Table]:
+    for subject in facts.subjects("utilisation"):
+        rows = facts.rows("utilisation", subject, "utilisation")
+        batches = sorted({number(row, "batch") for row in rows})
+        found = {(row.conditions["layer"], number(row, "batch")): row for row in rows}
+        (peak,) = facts.rows("utilisation", subject, "peak")
+        yield Table(
+            title=f"Utilisation against batch: {subject}",
+            heading=[
+                f"n = {number(rows[0], 'n'):,.0f}, forward and backward; share of the peak, matrix products "
+                f"at {without_spread(peak.value / 1e9)} billion operations/s in the same rounds",
+            ],
+            columns=[
+                Column(title=("layer",), is_text=True),
+                *(Column(title=("batch", f"{batch:,.0f}")) for batch in batches),
+            ],
+            rows=[
+                [str(layer), *(_ranged(found.get((layer, batch))) for batch in batches)]
+                for layer in dict.fromkeys(row.conditions["layer"] for row in rows)
+            ],
+            labels=1,
+        )
+
+
+def _scaling(facts: Facts) -> Iterator[Table]:
+    for subject in facts.subjects("scaling"):
+        rows = facts.rows("scaling", subject, "target_tokens_per_second")
+        found = {
+            (row.conditions["model"], row.conditions["devices"], row.conditions["scaling"]): row
+            for row in rows
+        }
+        points = [key for key in dict.fromkeys((d, s) for _, d, s in found) if key[0] != 1]
+        yield Table(
+            title="Training on more devices",
+            heading=[f"threads of each process: {rows[0].conditions['threads_of_each']}"],
+            columns=[
+                Column(title=("model",), is_text=True),
+                Column(title=("one device", "target", "tokens/s")),
+                *(
+                    Column(
+                        title=(f"{devices} devices", str(scaling), "times as fast"),
+                        note="Strong scaling shares one global batch, weak scaling gives each device a batch "
+                        "of its own; ratios of runs of the same round, 95 % interval.",
+                    )
+                    for devices, scaling in points
+                ),
+            ],
+            rows=[
+                [
+                    str(model),
+                    _ranged(found[model, 1, "strong"]),
+                    *(_ratio(found[model, d, s], found[model, 1, "strong"]) for d, s in points),
+                ]
+                for model in dict.fromkeys(model for model, _, _ in found)
+            ],
+            labels=1,
+        )
+
+
+def _ratio(first: Row, second: Row) -> str:
+    found = times_of(first, second)
+    return with_half_width(found.value, (found.high - found.low) / 2)
+
+
+def _ranged(row: Row | None) -> str:
+    if row is None or row.low is None or row.high is None:
+        return NOT_MEASURED
+    return with_half_width(row.value, (row.high - row.low) / 2)

@@ -1,0 +1,146 @@
+"""Measurements of layers as rows: at sizes that take no time, with what is known of them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from benchmark.measure import layers
+from benchmark.measure.allocation import forward_bytes, saved_bytes
+from benchmark.measure.layers import (
+    build_layer,
+    complexity_rows,
+    lengths_rows,
+    path_rows,
+    signal_rows,
+    span_rows,
+    time_rows,
+)
+from benchmark.why.facts import number
+from models.layers.table1 import LAYERS
+
+CPU = torch.device("cpu")
+FIELDS: dict[str, dict[str, int]] = {
+    "self-attention": {"heads": 2},
+    "restricted self-attention": {"neighbourhood": 4},
+    "recurrent": {},
+    "convolution": {"kernel": 3},
+    "separable convolution": {"kernel": 3},
+}
+
+
+def table(rows, quantity, *names):
+    return {
+        tuple(row.conditions[name] for name in names): row.value for row in rows if row.quantity == quantity
+    }
+
+
+def ends(row):
+    assert row.low is not None and row.high is not None
+    return row.low, row.high
+
+
+def layer(name):
+    return {"name": name, "width": 8, **FIELDS[name]}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_spans_of_every_layer(name):
+    rows = list(span_rows({"layer": layer(name), "lengths": [4, 8], "backward_to": 4}))
+    depth = table(rows, "kernel_depth", "n", "pass")
+    assert depth.keys() == {(4, "forward"), (8, "forward"), (4, "forward and backward")}
+    assert (depth[8, "forward"] == 2 * depth[4, "forward"]) == (name == "recurrent")
+
+
+def test_paths_through_the_smallest_stack():
+    rows = list(path_rows({"layer": layer("convolution"), "lengths": [5, 9], "matrix_length": 5}))
+    assert table(rows, "layers", "n") == table(rows, "hops", "n") == {(5,): 2, (9,): 4}
+    assert table(rows, "leaks", "n") == {(5,): 0, (9,): 0}
+    between = table(rows, "hops_between", "from", "to")
+    assert between.keys() == {(i, j) for i in range(5) for j in range(i, 5)}
+    assert set(between.values()) == {2}, "without a residual path every layer is crossed"
+    dilated = {"layer": layer("convolution"), "dilated": True, "lengths": [9, 27], "matrix_length": 0}
+    assert table(list(path_rows(dilated)), "hops", "n") == {(9,): 2, (27,): 3}
+
+
+@pytest.mark.parametrize("model", ["transformer", "convs2s", "lstm"])
+def test_whole_models(model):
+    rows = list(span_rows({"model": model, "lengths": [2, 4]}))
+    depth = table(rows, "kernel_depth", "n", "pass")
+    assert depth.keys() == {(n, one) for n in (2, 4) for one in ("teacher forcing", "generation")}
+    rows = list(path_rows({"model": model, "lengths": [4]}))
+    assert table(rows, "hops", "part")["source to target",] == 1
+    rows = list(signal_rows({"model": model, "lengths": [8]}))
+    assert {row.conditions["from"] for row in rows} == {"source", "target"}
+
+
+def test_signal_falls_with_the_distance_in_a_recurrence():
+    settings = {"layer": layer("recurrent"), "lengths": [32], "forget_bias": 0.0}
+    rows = list(signal_rows(settings))
+    rates = [row for row in rows if row.quantity == "rate"]
+    assert {row.conditions["output"] for row in rates} == {16, 31}
+    assert {row.conditions["decay"] for row in rates} == {"exponential"}
+    assert all(ends(row)[0] < row.value < ends(row)[1] < 0 for row in rates)
+    norms = table(rows, "norm", "output", "distance")
+    assert norms[31, 31] < norms[31, 1]
+
+
+def test_complexity_is_counted_over_a_grid():
+    settings = {"layer": {"name": "recurrent"}, "lengths": [4, 8], "widths": [8, 16]}
+    rows = list(complexity_rows(settings))
+    counted = table(rows, "operations", "n", "d")
+    assert counted == {(n, d): 16 * n * d * d for n in (4, 8) for d in (8, 16)}
+    assert all(value > 0 for value in table(rows, "saved_bytes", "n", "d").values())
+    whole = {"layer": {"name": "separable convolution", "kernel": "n"}, "lengths": [4, 8], "widths": [8]}
+    assert table(list(complexity_rows(whole)), "operations", "n") == {
+        (n,): 2 * n * n * 8 + 2 * n * 64 for n in (4, 8)
+    }
+
+
+def test_a_length_beyond_memory_is_a_row_and_no_crash(monkeypatch):
+    monkeypatch.setattr(layers, "available_bytes", lambda device: 200_000)
+    settings = {"layer": {"name": "self-attention"}, "lengths": [8, 4096], "widths": [8]}
+    rows = list(complexity_rows(settings))
+    assert table(rows, "operations", "n").keys() == {(8,)}
+    assert table(rows, "beyond_memory", "n") == {(4096,): 1}
+    timed: dict[str, Any] = {"layers": {"a": {"name": "self-attention"}}, "lengths": [8, 4096], "width": 8}
+    rows = list(time_rows({**timed, "tokens": 8, "rounds": 6, "seed": 0}, CPU, lambda: None))
+    assert {row.conditions["n"] for row in rows if row.quantity == "seconds"} == {8}
+    assert {row.conditions["n"] for row in rows if row.quantity == "beyond_memory"} == {4096}
+
+
+def test_memory_of_attention_grows_with_the_square():
+    attention = build_layer({"name": "self-attention", "width": 8})
+    needed = [forward_bytes(attention, 1, length, 8) for length in (512, 1024)]
+    assert 3 < needed[1] / needed[0] < 4.5
+    assert forward_bytes(attention, 2, 512, 8) == 2 * needed[0]
+    recurrent = build_layer({"name": "recurrent", "width": 8})
+    saved = [saved_bytes(recurrent, length, 8) for length in (128, 256)]
+    assert 1.5 < saved[1] / saved[0] < 2.5
+
+
+def test_times_of_every_layer_with_the_first_one_twice():
+    sampled = []
+    settings: dict[str, Any] = {
+        "layers": {"attention": {"name": "self-attention"}, "lstm": {"name": "recurrent", "fused": False}},
+        "lengths": [4, 8],
+        "width": 8,
+        "tokens": 16,
+        "rounds": 6,
+        "seed": 0,
+    }
+    rows = list(time_rows(settings, CPU, lambda: sampled.append(1)))
+    assert {row.conditions["layer"] for row in rows} == {"attention", "lstm", "attention again"}
+    assert len(rows) == 3 * 2 * 2 * 2
+    for row in rows:
+        low, high = ends(row)
+        assert len(row.samples) == 6 and low <= row.value <= high
+        assert row.conditions["batch"] == (16 // number(row, "n") if row.conditions["full"] else 1)
+    assert len(sampled) == len(rows) * 8
+
+
+def test_lengths_are_counted():
+    import numpy as np
+
+    rows = list(lengths_rows({"source": np.array([3, 3, 5]), "target": np.array([4])}))
+    assert table(rows, "sentences", "side", "n") == {("source", 3): 2, ("source", 5): 1, ("target", 4): 1}

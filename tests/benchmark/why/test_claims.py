@@ -1,0 +1,158 @@
+"""Every verdict follows from records: supported, contradicted and undecided ones give the three words."""
+
+import itertools
+import math
+from typing import Any
+
+import pytest
+
+from benchmark.why.cells import (
+    ATTENTION,
+    CONVOLUTION,
+    DILATED,
+    FULL_SEPARABLE,
+    RECURRENT,
+    RESTRICTED,
+    TIMED_RESTRICTED,
+)
+from benchmark.why.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED
+from benchmark.why.facts import Facts, Missing, crossover, exponent, time_exponent, two_terms
+from tests.benchmark.why.synthetic import records, row
+
+BY_NUMBER = {claim.number: claim for claim in CLAIMS}
+NEEDS_TRAINING = ("S4.5", "S4.13", "C.1")
+
+
+def finding(number, found):
+    return BY_NUMBER[number].finding(Facts(found))
+
+
+@pytest.mark.parametrize("number", [number for number in BY_NUMBER if number not in NEEDS_TRAINING])
+def test_in_a_world_where_all_is_true_every_claim_is_supported(number):
+    found = finding(number, records())
+    assert found.verdict == SUPPORTED, found.effect
+
+
+@pytest.mark.parametrize("number", NEEDS_TRAINING)
+def test_what_needs_training_is_not_decided_by_layers(number):
+    assert finding(number, records()).verdict == UNDECIDED
+
+
+SLOW = {ATTENTION: lambda n, d: 1e-9 * 12 * n * d * d}
+EQUAL = {ATTENTION: lambda n, d: 1e-9 * 6 * n * d * d}
+FALSE: dict[str, Any] = {
+    "S4.1": {
+        "kernel_depth": dict.fromkeys((ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED), lambda n: 5 * n),
+    },
+    "S4.2": {"mixing": {ATTENTION: lambda n, d: 4 * n * d * d}},
+    "S4.3": {"kernel_depth": {RECURRENT: lambda n: 9}},
+    "S4.4": {"hops": {DILATED: lambda n: math.ceil((n - 1) / 2)}},
+    "S4.6": {"seconds": SLOW},
+    "S4.7": {"sentences": {8: 300, 700: 700}},
+    "S4.8": {"seconds": {TIMED_RESTRICTED: lambda n, d: 1e-9 * 9 * n * n * d}},
+    "S4.9": {"layers": {CONVOLUTION: lambda n: 1}},
+    "S4.10": {"mixing": {RECURRENT: lambda n, d: 8 * n * d * d}},
+    "S4.11": {"projections": {"separable convolution, k = 9": lambda n, d: 4 * n * d * d}},
+    "S4.12": {"mixing": {FULL_SEPARABLE: lambda n, d: 2 * n**2 * d**2}},
+    "I.1": {"ideal_depth": {RECURRENT: lambda n: 12 * math.log2(n)}},
+    "I.2": {"decay": {RECURRENT: ("none", -0.0001, 0.01)}},
+    "I.3": {"encoder_connects": {"convs2s": lambda n: 1}},
+    "I.4": {"hops": {ATTENTION: lambda n: 2}},
+    "I.5": {"training_depth": {"transformer": lambda n: 10 * n}},
+}  # fmt: skip
+OPEN: dict[str, Any] = {
+    "S4.1": {"mixing": {RESTRICTED: None}},
+    "S4.2": {"mixing": {RECURRENT: lambda n, d: 2 * n * d**2 * n**0.2}},
+    "S4.3": {"kernel_depth": {RECURRENT: lambda n: n**0.8}},
+    "S4.4": {"hops": {DILATED: None}},
+    "S4.6": {"seconds": EQUAL},
+    "S4.7": {"sentences": {8: 51, 700: 49}},
+    "S4.8": {"seconds": {TIMED_RESTRICTED: lambda n, d: 1e-9 * (4 * n * n * d + n * d * d)}},
+    "S4.9": {"layers": {DILATED: None}},
+    "S4.10": {"mixing": {RECURRENT: lambda n, d: 2.5 * n * d * d}},
+    "S4.11": {"mixing": {"separable convolution, k = 9": None}},
+    "S4.12": {"mixing": {FULL_SEPARABLE: None}},
+    "I.1": {"ideal_depth": {RECURRENT: None}},
+    "I.2": {"decay": {RECURRENT: ("undetermined", -0.02, 0.01)}},
+    "I.3": {"encoder_connects": {"convs2s": None}},
+    "I.4": {"hops": {ATTENTION: None}},
+    "I.5": {"training_depth": {"lstm": lambda n: 100 + n}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", FALSE)
+def test_where_it_is_false_a_claim_is_contradicted(number):
+    found = finding(number, records(**FALSE[number]))
+    assert found.verdict == CONTRADICTED, found.effect
+
+
+@pytest.mark.parametrize("number", OPEN)
+def test_where_the_records_leave_it_open_a_claim_is_not_decided_and_says_why(number):
+    found = finding(number, records(**OPEN[number]))
+    assert found.verdict == UNDECIDED
+    assert found.effect
+
+
+def test_every_claim_is_tried_in_all_three_worlds():
+    assert FALSE.keys() == OPEN.keys() == {n for n in BY_NUMBER if n not in NEEDS_TRAINING}
+
+
+def test_a_failed_measurement_leaves_its_reason():
+    found = [
+        one.model_copy(update={"status": "failed", "failure": "no data here", "rows": []})
+        if one.kind == "lengths"
+        else one
+        for one in records()
+    ]
+    assert finding("S4.7", found).effect == "lengths of multi30k-en-de failed: no data here"
+
+
+def test_closed_forms_that_are_not_what_was_counted_decide_nothing():
+    found = finding("S4.2", records(uncounted={CONVOLUTION: 2}))
+    assert found.verdict == UNDECIDED
+    assert "counted operations are not those of the closed form" in found.effect
+
+
+def test_noise_alone_decides_no_speed():
+    """Times that differ by chance alone, twenty times: never faster at all points, never slower at one."""
+    for _ in range(3):
+        found = finding("S4.6", records(seconds=EQUAL, noise=0.05))
+        assert found.verdict == UNDECIDED, found.effect
+
+
+def test_the_order_of_records_changes_no_verdict():
+    for some in itertools.islice(itertools.permutations(records()), 0, 5000, 999):
+        assert all(finding(n, some) == finding(n, records()) for n in BY_NUMBER)
+
+
+def test_exponents_and_terms_of_known_laws():
+    assert exponent({n: 3 * n**1.5 for n in (2, 4, 8)}) == pytest.approx(1.5)
+    points = {(n, d): 4 * n * n * d + 8 * n * d * d for n in (16.0, 64.0) for d in (32.0, 64.0)}
+    assert two_terms(points) == pytest.approx((4, 8, 0), abs=1e-9)
+    with pytest.raises(Missing, match="fewer than 2"):
+        exponent({4: 1.0})
+
+
+def times(law, noise=lambda number: 1.0):
+    return [
+        row("seconds", law(n), samples=[law(n) * noise(number) for number in range(9)], n=n)
+        for n in (16, 64, 256, 1024)
+    ]
+
+
+def test_a_crossover_lies_where_the_times_are_equal():
+    linear, square = times(lambda n: 100.0 * n), times(lambda n: float(n * n))
+    assert crossover(square, linear).value == pytest.approx(100)
+    assert crossover(square, linear).words == "100 (100 to 100)"
+    assert crossover(linear, linear).words == "above 1,024"
+    assert crossover(times(lambda n: 2.0 * n), times(lambda n: 1.0 * n)).words == "below 16"
+    with pytest.raises(Missing, match="fewer than 2 lengths"):
+        crossover(square[:1], linear)
+
+
+def test_drift_that_both_share_moves_no_crossover_and_no_ratio():
+    drifting = lambda number: 1.0 + 0.2 * number  # noqa: E731
+    found = crossover(times(lambda n: float(n * n), drifting), times(lambda n: 100.0 * n, drifting))
+    assert (found.low, found.high) == pytest.approx((100, 100))
+    slope = time_exponent(times(lambda n: float(n * n), drifting))
+    assert (slope.value, slope.low, slope.high) == pytest.approx((2, 2, 2))

@@ -1,0 +1,239 @@
+"""`seqbench why` from nothing to the page, at a size that takes seconds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from benchmark.checkpoint import AVERAGED, load, save, weights_sha256
+from benchmark.cli import app
+from benchmark.config import ROOT, UserError
+from benchmark.measure.layers import signal_rows, span_rows
+from benchmark.measure.signal import model_signal, random_words
+from benchmark.measure.span import model_paths, model_span
+from benchmark.record import LayerRecord
+from benchmark.store import RunFolder, StudyFolder
+from benchmark.trained import trained_model, trained_record
+from benchmark.why import cells, measuring
+from benchmark.why.cells import Grid
+from benchmark.why.facts import Facts
+from benchmark.why.figures import draw
+from benchmark.why.page import findings, terminal_page, write_page
+from models import lstm
+from tests.benchmark.training_run import experiment, run
+from tests.benchmark.why.synthetic import records
+
+TINY = Grid(
+    spans=(4, 8, 16),
+    powers=(3, 9, 27),
+    signals=(16,),
+    model_lengths=(2, 4, 6),
+    lengths=(8, 16, 32),
+    widths=(16, 32, 64),
+    timed_lengths=(8, 16),
+    timed_widths=(64,),
+    tokens=32,
+    batches=(1, 2),
+    scaling_rounds=0,
+    rounds=6,
+)
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    monkeypatch.setattr(cells, "GRIDS", dict.fromkeys(cells.GRIDS, TINY))
+    monkeypatch.setenv("SEQBENCH_DATA", str(tmp_path / "nothing"))
+    (tmp_path / "nothing").mkdir()
+    return tmp_path / "results"
+
+
+def why(results, *arguments):
+    result = CliRunner().invoke(app, ["why", "--results", str(results), "--device", "cpu", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_from_nothing_to_the_page_and_nothing_twice(tiny):
+    code, out, said = why(tiny, "--json")
+    assert code == 3, said  # there are no sentences here to count
+    claims = {one["claim"]: one for one in json.loads(out)["claims"]}
+    for number in ("S4.1", "S4.3", "S4.4", "S4.9", "S4.11", "S4.12", "I.1", "I.4", "I.5"):
+        assert claims[number]["verdict"] == "supported", claims[number]
+    assert claims["S4.10"]["verdict"] == "contradicted"
+    assert claims["S4.7"]["verdict"] == "not decidable here"
+    assert claims["S4.7"]["effect"].startswith("lengths of multi30k-en-de failed: ")
+    folder = tiny / "why"
+    page = (folder / "report" / "why.md").read_text()
+    assert "| self-attention | n^2 d | 2.00 / 1.00 | 1 | 6 |" in page
+    pictures = sorted(path.name for path in (folder / "report").glob("*.svg"))
+    assert pictures == ["depth.svg", "matrices.svg", "paths.svg", "signal.svg", "time.svg"]
+    stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
+    bytes_before = {path: path.read_bytes() for path in (folder / "report").iterdir()}
+    code, _, said = why(tiny)
+    assert code == 3
+    assert "1 to do" in said, "what failed is tried again, and nothing else"
+    again = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
+    assert len(again) == len(stamps) and sum(again[path] != stamps[path] for path in stamps) == 1
+    for path, content in bytes_before.items():
+        if path.suffix == ".svg":
+            assert path.read_bytes() == content, path.name
+
+
+def test_interrupted_it_loses_nothing(tiny):
+    code = (
+        "import sys; from benchmark import cli; from benchmark.why import cells; "
+        "from tests.benchmark.why.test_why import TINY; "
+        "cells.GRIDS = dict.fromkeys(cells.GRIDS, TINY); sys.argv = ['seqbench', *sys.argv[1:]]; cli.main()"
+    )
+    command = [sys.executable, "-c", code, "why", "--results", str(tiny), "--device", "cpu"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    records_there = lambda: len(list(tiny.glob("why/runs/*/record.json")))  # noqa: E731
+    while records_there() < 3 and child.poll() is None:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert "started again, it goes on where it stopped" in said
+    kept = records_there()
+    assert kept >= 3
+    study = StudyFolder(tiny, "why")
+    every = cells.cells("quick", "cpu")
+    assert len(list(measuring.found(every, study))) >= 3
+
+
+KILLS = """
+import builtins, os
+imported = builtins.__import__
+def importing(name, *arguments, **keywords):
+    module = imported(name, *arguments, **keywords)
+    if name == "benchmark.measure.layer_records":
+        measured = module.measured
+        def killing(document, options):
+            return os.kill(os.getpid(), 9) if document["subject"] == "deadly" else measured(document, options)
+        module.measured = killing
+    return module
+builtins.__import__ = importing
+"""
+
+
+def test_a_cell_that_ends_its_process_or_raises_fails_alone(tiny, monkeypatch):
+    """Its record says how, the cells after it are measured, and only it is tried again."""
+    (tiny.parent / "sitecustomize.py").write_text(KILLS)
+    monkeypatch.setenv("PYTHONPATH", str(tiny.parent))
+    wrong = {**GOOD, "layer": {"name": "self-attention", "width": 4, "heads": 3}}
+    some = [
+        cells.LayerCell(kind="span", subject=subject, settings=settings)
+        for subject, settings in {
+            "good": GOOD,
+            "deadly": {**GOOD, "lengths": [3]},
+            "wrong": wrong,
+            "after": {**GOOD, "lengths": [2, 3]},
+        }.items()
+    ]
+    monkeypatch.setattr(measuring, "cells", lambda *arguments: some)
+    code, _, said = why(tiny)
+    assert code == 3, said
+    every = StudyFolder(tiny, "why").contents().records
+    found = {one.subject: one for one in every if isinstance(one, LayerRecord)}
+    assert {name: one.status for name, one in found.items()} == {
+        "good": "done", "deadly": "failed", "wrong": "failed", "after": "done",
+    }  # fmt: skip
+    assert found["deadly"].failure == "killed (9)"
+    assert found["wrong"].failure is not None and "RuntimeError" in found["wrong"].failure
+    (tiny.parent / "sitecustomize.py").write_text("")
+    _, _, said = why(tiny)
+    assert "4 measurements, 2 done, 2 to do" in said
+    mended = StudyFolder(tiny, "why").contents().records
+    assert sum(one.status == "failed" for one in mended) == 1
+
+
+GOOD = {"layer": {"name": "self-attention", "width": 4}, "lengths": [2, 4], "backward_to": 0}
+
+
+def test_the_page_shows_every_claim_and_figures_are_the_same_twice(tmp_path):
+    facts = Facts(records())
+    page = write_page(facts, tmp_path / "a", "quick").read_text()
+    assert write_page(facts, tmp_path / "b", "quick").read_text() == page
+    for claim, finding in findings(facts):
+        assert f"### {claim.number}: {finding.verdict}" in page
+        assert claim.sentence in terminal_page(facts, 10_000)
+    names = [name for name, _ in draw(facts, tmp_path / "a")]
+    assert "crossover.svg" in names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert f"]({name})" in page
+
+
+def test_without_records_all_is_undecided_and_the_page_is_written_all_the_same(tmp_path):
+    page = write_page(Facts([]), tmp_path, "quick").read_text()
+    assert page.count("not decidable here") > len(findings(Facts([])))
+    assert list(tmp_path.glob("*.svg")) == []
+
+
+def test_a_trained_run_is_measured_with_the_weights_that_were_scored(tmp_path):
+    folder = trained(tmp_path, "lstm")
+    settings = {"run": str(folder), "vocabulary_size": 40, "lengths": [8]}
+    rows = list(signal_rows({**settings, "vocabulary_size": trained_record(folder).vocabulary_size}))
+    assert {row.conditions["from"] for row in rows} == {"source", "target"}
+    (cell,) = [one for one in cells.cells("quick", "cpu", [folder]) if "trained" in one.subject]
+    assert cell.settings["weights_sha256"] == trained_record(folder).weights_sha256
+    model = trained_model(folder)
+    assert weights_sha256(model.state_dict()) == trained_record(folder).weights_sha256
+    assert not model.training
+
+
+def test_a_run_that_is_missing_changed_or_of_another_version_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="has no record; give the folder of a run that is done"):
+        trained_record(tmp_path / "nothing")
+    folder = trained(tmp_path, "lstm")
+    monkeypatch.setattr(lstm.Config, "version", 99)
+    with pytest.raises(UserError, match=r"was trained by version \d+ of lstm; this is version 99"):
+        trained_model(folder)
+    monkeypatch.undo()
+    path = folder / "checkpoints" / AVERAGED
+    weights = load(path)
+    save({name: tensor + 1 for name, tensor in weights.items()}, path)
+    with pytest.raises(UserError, match="holds other weights than those that were scored"):
+        trained_model(folder)
+    path.unlink()
+    with pytest.raises(UserError, match="is not there; checkpoints lie where a run was trained"):
+        trained_model(folder)
+
+
+def test_measuring_changes_nothing_in_a_model():
+    """Losses of training are the same bits whether spans, paths and signals were measured between or not."""
+    losses = []
+    for measured in (False, True):
+        torch.manual_seed(3)
+        model = lstm.Config().tiny().build(50).train()
+        optimizer = torch.optim.Adam(model.parameters())
+        source, target = torch.full((2, 6), 5), torch.randint(3, 50, (2, 5))
+        mask = torch.ones(2, 6, dtype=torch.bool)
+        for _ in range(3):
+            if measured:
+                model_span(model, 3, 3, backward=True)
+                model_paths(model, 3, 3)
+                words = random_words(4, 50)
+                model_signal(model, words, words, side="source")
+                list(span_rows({"model": "lstm", "lengths": [2, 3]}))
+            loss = model.cross_entropy(model.decode(target, model.encode(source, mask)), target, 0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[:3] == losses[3:]
+
+
+def trained(tmp_path, model):
+    one = experiment(model, training={"steps": 2, "validations": 1})
+    record = run(one, tmp_path)
+    assert record is not None
+    folder = RunFolder(tmp_path / "results" / "study" / "runs" / one.run_id())
+    folder.write_record(record)
+    return folder.path
