@@ -601,8 +601,8 @@ def _report_document(loaded: Any) -> dict[str, Any]:
 
     return {
         "study": loaded.name,
-        "rows": rows(loaded.train_records, loaded.model_order, loaded.matches),
-        "significance": significance_rows(loaded.train_records, loaded.model_order, loaded.matches),
+        "rows": rows(loaded.groups),
+        "significance": significance_rows(loaded.groups),
         "budget": budget_rows(loaded.groups),
         "search": search_rows(loaded),
         "speed": [

@@ -209,16 +209,11 @@ def group_titles(study: str, every: Sequence[Group]) -> list[str]:
     return titles
 
 
-def rows(
-    records: Iterable[TrainRecord],
-    model_order: Sequence[str] = (),
-    matches: Matches | None = None,
-) -> list[dict[str, Any]]:
+def rows(all_groups: Sequence[Group]) -> list[dict[str, Any]]:
     """The rows of all tables at full precision, flat: equal names in each, None where nothing was measured.
 
     `table` numbers the tables: only rows of one table may be compared.
     """
-    all_groups = groups(records, model_order, matches)
     scored = list(dict.fromkeys(key for group in all_groups for key in group.scored))
     result = []
     for number, group in enumerate(all_groups, start=1):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,8 +20,7 @@ from benchmark.measure.significance import (
     compare_pairs,
     seeds_to_decide,
 )
-from benchmark.record import TrainRecord
-from benchmark.report.comparison import Cell, Group, Matches, groups
+from benchmark.report.comparison import Cell, Group
 from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, with_half_width, without_spread
 from tasks import VALIDATION
@@ -253,11 +252,7 @@ def p_text(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
-def significance_rows(
-    records: Iterable[TrainRecord],
-    model_order: Sequence[str] = (),
-    matches: Matches | None = None,
-) -> list[dict[str, Any]]:
+def significance_rows(all_groups: Sequence[Group]) -> list[dict[str, Any]]:
     """All pairs at full precision, flat, None where seeds are too few; `table` is that of their rows."""
     return [
         {
@@ -274,7 +269,7 @@ def significance_rows(
             **_numbers(pair.comparison),
             "words": pair.words,
         }
-        for number, group in enumerate(groups(records, model_order, matches), start=1)
+        for number, group in enumerate(all_groups, start=1)
         for family in families(group)
         for pair in family.pairs
     ]

@@ -34,8 +34,8 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
     """
     study = load_study(study_folder)
     tables = {
-        "comparison": rows(study.train_records, study.model_order, study.matches),
-        "significance": significance_rows(study.train_records, study.model_order, study.matches),
+        "comparison": rows(study.groups),
+        "significance": significance_rows(study.groups),
         "budget": budget_rows(study.groups),
         "search": search_rows(study),
         "speed": speed_rows(study.speed_records),

@@ -161,7 +161,7 @@ def _complexity(facts: Facts) -> Finding:
         f"{(recurrent[1] - attention[1]) / attention[0]:.2f} d, and without projections at n = "
         f"{_equal_mixing(facts):.2f} d"
     )
-    conditions += _time_conditions(facts)
+    conditions += _time_conditions(facts, full=True)
     shown = ", ".join(
         f"{subject} n^{found[f'{subject}: n']:.2f} d^{found[f'{subject}: d']:.2f}" for subject in LAWS
     )
@@ -189,15 +189,19 @@ def _equal_mixing(facts: Facts) -> float:
     return recurrent[1] / attention[0]
 
 
-def _time_conditions(facts: Facts) -> list[str]:
+def _time_conditions(facts: Facts, *, full: bool) -> list[str]:
+    """How time grows with n; nothing decides by it."""
     try:
         found = []
         for subject in (ATTENTION, RECURRENT, CONVOLUTION, TIMED_RESTRICTED):
-            rows = facts.seconds(subject, full=True, **BOTH)
+            rows = facts.seconds(subject, full=full, **BOTH)
             width = max(number(row, "d") for row in rows)
             rows = [row for row in rows if row.conditions["d"] == width]
             found.append(f"{subject} n^{_interval(time_exponent(for_one_sequence(rows)))}")
-        return [f"time per sequence, at d = {width:,.0f} and the three longest: {', '.join(found)}"]
+        batches = "full batches" if full else "one sequence at a time"
+        return [
+            f"time for each sequence at the three longest n, d = {width:,.0f}, {batches}: {', '.join(found)}"
+        ]
     except Missing as missing:
         return [f"time: {missing}"]
 
@@ -225,6 +229,7 @@ def _sequential(facts: Facts) -> Finding:
         steps = list(depths.values())
         words = list(depths)
         generation.append(f"{model} {(steps[-1] - steps[0]) / (words[-1] - words[0]):.0f}")
+    conditions += _time_conditions(facts, full=False)
     if generation:
         conditions.append(
             f"generation is sequential in all three, operations for each word: {', '.join(generation)}"

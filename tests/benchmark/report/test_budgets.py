@@ -74,7 +74,7 @@ def test_each_match_is_a_table_that_says_what_is_equal_and_what_is_not(matched):
         "seconds of training (1.50 times"
     ) in text.replace("\n", " ").replace("  ", " ").replace("those of\n", "those of ")
     assert "held equal: operations of training (+0.5% against transformer-small)\n" in text
-    assert [row["match"] for row in rows(study.train_records, study.model_order, study.matches)] == [
+    assert [row["match"] for row in rows(study.groups)] == [
         "flops", "flops", "parameters", "parameters",
     ]  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_a_row_that_breaks_its_match_is_marked_and_compared_with_none(study_fold
     text = terminal_table(study)
     assert "lstm-small (invalid)" in text
     assert "invalid, in no comparison: lstm-small: its body parameters are +3.0% off what it" in text
-    assert significance_rows(study.train_records, study.model_order, study.matches) == []
+    assert significance_rows(study.groups) == []
     unknown = groups(
         [*first, *(record.model_copy(update={"body_parameters": None}) for record in cheat)],
         study.model_order,

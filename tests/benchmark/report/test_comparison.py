@@ -68,7 +68,7 @@ def test_what_must_not_be_compared_is_another_table(fields):
     plain = train_record("a" * 16, scores=scores({TEST: 30.0}))
     other = train_record("b" * 16, **{"scores": scores({TEST: 30.0}), **fields})
     assert len(groups([plain, other])) == 2
-    assert [row["table"] for row in rows([plain, other])] == [1, 2]
+    assert [row["table"] for row in rows(groups([plain, other]))] == [1, 2]
 
 
 def test_a_run_without_scores_stays_in_the_table_of_its_conditions():
@@ -91,7 +91,7 @@ def test_a_row_holds_full_precision_and_failed_runs_enter_no_value():
         train_record(run * 16, seed=seed, status="diverged", diverged_step=7, **unfinished)
         for run, seed in [("c", 3), ("d", 4), ("e", 5), ("f", 6)]
     ]
-    (row,) = rows(records)
+    (row,) = rows(groups(records))
     assert row["test_bleu_mean"] == statistics.fmean(values)
     assert row["test_bleu_standard_deviation"] == statistics.stdev(values)
     assert row["test_bleu_half_width_95"] == pytest.approx(
@@ -114,7 +114,7 @@ def test_speed_is_the_median_and_memory_the_largest_over_seeds():
         )
         for i, (speed, memory, seconds) in enumerate([(10.0, 7, 1.0), (1000.0, 9, None), (20.0, 8, 3.0)])
     ]
-    (row,) = rows(records)
+    (row,) = rows(groups(records))
     assert row["train_target_tokens_per_second_median_over_seeds"] == 20.0
     assert row["peak_memory_bytes"] == 9
     assert row["train_seconds_median_over_seeds"] == 2.0
@@ -126,7 +126,7 @@ def test_all_rows_have_equal_names_and_none_where_nothing_was_measured():
         train_record("b" * 16, "transformer-small", scores=scores({("test", "token_accuracy"): 90.0})),
         train_record("c" * 16, "convs2s-small", status="failed", failure="oom_host"),
     ]
-    result = rows(records)
+    result = rows(groups(records))
     assert len({tuple(row) for row in result}) == 1
     by_model = {row["model"]: row for row in result}
     assert by_model["lstm-small"]["test_token_accuracy_mean"] is None
@@ -140,7 +140,7 @@ def test_order_of_records_changes_nothing():
             (m, s) for m in ("lstm-small", "transformer-small") for s in range(3)
         )
     ]
-    assert rows(records) == rows(records[::-1])
+    assert rows(groups(records)) == rows(groups(records[::-1]))
 
 
 def test_speed_rows_carry_what_they_belong_to():

@@ -74,7 +74,7 @@ def test_pairs_stand_in_the_order_of_rows_with_names_for_what_seven_seeds_say():
 def test_a_pair_is_compared_over_its_common_seeds_against_scipy():
     every = records_of(7)
     del every[1], every[12]  # seed 1 of the first model, seed 6 of the second
-    (row, *_) = significance_rows(every, MODELS)
+    (row, *_) = significance_rows(groups(every, MODELS))
     assert (row["seeds"], row["number_of_seeds"]) == ("0 2 3 4 5", 5)
     values = {(one.model_preset, one.seed): one.scores[0].value for one in every}
     first, second = ([values[model, seed] for seed in (0, 2, 3, 4, 5)] for model in MODELS[:2])
@@ -93,7 +93,7 @@ def test_a_pair_is_compared_over_its_common_seeds_against_scipy():
 
 
 def test_rows_of_json_have_equal_names_and_plain_values():
-    rows = significance_rows(records_of(1), MODELS)
+    rows = significance_rows(groups(records_of(1), MODELS))
     assert len(rows) == 6 and len({tuple(row) for row in rows}) == 1
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     assert rows[0]["minimum_detectable_difference"] is None and rows[0]["half_width_95"] is None
@@ -103,7 +103,7 @@ def test_rows_of_json_have_equal_names_and_plain_values():
 def test_failed_and_diverged_runs_are_no_seeds():
     every = records_of(7)
     every[3] = train_record(every[3].run_id, MODELS[0], seed=3, status="diverged", scores=every[3].scores)
-    assert significance_rows(every, MODELS)[0]["seeds"] == "0 1 2 4 5 6"
+    assert significance_rows(groups(every, MODELS))[0]["seeds"] == "0 1 2 4 5 6"
 
 
 def test_models_without_a_common_seed_have_no_table_and_a_pair_without_one_says_so():
@@ -135,7 +135,7 @@ def test_validation_is_tested_where_no_test_split_was_scored():
         one.model_copy(update={"scores": [s for s in one.scores if s.split == "validation"]})
         for one in records_of(7)
     ]
-    assert [row["split"] for row in significance_rows(every)] == ["validation"] * 3
+    assert [row["split"] for row in significance_rows(groups(every))] == ["validation"] * 3
 
 
 def test_a_search_is_no_family():
@@ -144,8 +144,10 @@ def test_a_search_is_no_family():
                      experiment={"training": {"learning_rate": 0.001 * (1 + i)}})
         for i in range(11)
     ]  # fmt: skip
-    assert significance_rows(every[:-1]) and len(significance_rows(every[:-1])) == LARGEST_FAMILY
-    assert significance_rows(every) == []
+    assert (
+        significance_rows(groups(every[:-1])) and len(significance_rows(groups(every[:-1]))) == LARGEST_FAMILY
+    )
+    assert significance_rows(groups(every)) == []
     assert "11 rows make 55 pairs, and up to 45 are tested" in " ".join(terminal_table(study(every)).split())
 
 
@@ -155,14 +157,14 @@ def test_more_seeds_than_can_be_enumerated_are_cut_off_and_that_is_said():
                      scores=scores({("test", "bleu"): 30.0 + m + NOISE[(seed + m) % 10]}))
         for m, model in enumerate(MODELS[:2]) for seed in range(23)
     ]  # fmt: skip
-    (row,) = significance_rows(every)
+    (row,) = significance_rows(groups(every))
     assert row["number_of_seeds"] == 20
     assert "at most the first 20 seeds in common are compared" in terminal_table(study(every))
 
 
 def test_families_do_not_cross_the_borders_of_tables():
     other = records_of(2, provenance=provenance(threads=4))
-    rows = significance_rows([*records_of(2), *other])
+    rows = significance_rows(groups([*records_of(2), *other]))
     assert sorted({row["table"] for row in rows}) == [1, 2]
     assert {row["family"] for row in rows} == {3}
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmark.report.comparison import rows, speed_rows
+from benchmark.report.comparison import groups, rows, speed_rows
 from benchmark.report.significance import significance_rows
 from benchmark.report.wandb_table import log_comparison
 from tests.benchmark.report.records import scores, speed_record, train_record
@@ -50,8 +50,8 @@ def test_every_row_is_logged_once_at_full_precision(study_folder, wandb_director
     run_id = log_comparison(folder, "offline")
     assert run_id is not None and run_id.startswith("report-")
     logged = tables_in(wandb_directory)
-    assert logged["comparison"] == rows(records())
-    assert logged["significance"] == significance_rows(records())
+    assert logged["comparison"] == rows(groups(records()))
+    assert logged["significance"] == significance_rows(groups(records()))
     assert logged["speed"] == speed_rows([speed_record()])
     (run,) = wandb_directory.glob("wandb/offline-run-*")
     assert run.name.endswith(run_id)
