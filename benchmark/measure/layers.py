@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +284,10 @@ def complexity_rows(settings: Settings) -> Iterator[Row]:
                 yield _beyond_memory(conditions)
                 continue
             theory = layer.theory(length)
+            forward, both = _counted(layer, length, width)
             values = {
-                "operations": (_counted(layer, length, width), "operations"),
+                "operations": (forward, "operations"),
+                "operations_with_backward": (both, "operations"),
                 "mixing_operations": (theory.mixing, "operations"),
                 "projection_operations": (theory.projections, "operations"),
                 "parameters": (theory.parameters, "parameters"),
@@ -296,9 +297,11 @@ def complexity_rows(settings: Settings) -> Iterator[Row]:
                 yield Row(quantity=quantity, value=value, unit=unit, conditions=conditions)
 
 
-def _counted(layer: nn.Module, length: int, width: int) -> int:
-    with torch.no_grad():
-        return operations_of(partial(layer, torch.zeros(1, length, width)))
+def _counted(layer: nn.Module, length: int, width: int) -> tuple[int, int]:
+    """Of a forward pass, and of one with the gradients of input and parameters."""
+    x = torch.zeros(1, length, width)
+    forward = operations_of(_pass(layer, x, backward=False))
+    return forward, operations_of(_pass(layer, x.requires_grad_(), backward=True))
 
 
 def _fits_in_memory(

@@ -190,17 +190,20 @@ def _equal_mixing(facts: Facts) -> float:
 
 
 def _time_conditions(facts: Facts, *, full: bool) -> list[str]:
-    """How time grows with n; nothing decides by it."""
+    """How time grows with n and d; nothing is decided by it."""
     try:
         found = []
         for subject in (ATTENTION, RECURRENT, CONVOLUTION, TIMED_RESTRICTED):
-            rows = facts.seconds(subject, full=full, **BOTH)
+            rows = for_one_sequence(facts.seconds(subject, full=full, **BOTH))
             width = max(number(row, "d") for row in rows)
-            rows = [row for row in rows if row.conditions["d"] == width]
-            found.append(f"{subject} n^{_interval(time_exponent(for_one_sequence(rows)))}")
+            longest = max(number(row, "n") for row in rows)
+            in_n = time_exponent([row for row in rows if row.conditions["d"] == width])
+            in_d = time_exponent([row for row in rows if row.conditions["n"] == longest], "d")
+            found.append(f"{subject} n^{_interval(in_n)} d^{_interval(in_d)}")
         batches = "full batches" if full else "one sequence at a time"
         return [
-            f"time for each sequence at the three longest n, d = {width:,.0f}, {batches}: {', '.join(found)}"
+            f"time for each sequence, {batches}, at the largest three of n (d = {width:,.0f}) and of d (the "
+            f"longest n): {', '.join(found)}"
         ]
     except Missing as missing:
         return [f"time: {missing}"]

@@ -85,14 +85,14 @@ def exponent(series: Mapping[float, float]) -> float:
     return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
-def time_exponent(rows: Sequence[Row], last: int = 3) -> Interval:
-    """Of time in n at the `last` lengths: a slope in every round, and their t-interval."""
-    chosen = sorted(rows, key=_length)[-last:]
+def time_exponent(rows: Sequence[Row], over: str = "n", last: int = 3) -> Interval:
+    """Of time in n or d, at its `last` values: a slope in every round, and their t-interval."""
+    chosen = sorted(rows, key=lambda row: number(row, over))[-last:]
     if len(chosen) < 2:
-        raise Missing("times were measured at one length")
-    lengths = [math.log(_length(row)) for row in chosen]
+        raise Missing(f"times were measured at one {over}")
+    values = [math.log(number(row, over)) for row in chosen]
     slopes = [
-        statistics.linear_regression(lengths, [math.log(one) for one in samples]).slope
+        statistics.linear_regression(values, [math.log(one) for one in samples]).slope
         for samples in zip(*(row.samples for row in chosen), strict=True)
     ]
     summary = summarise(slopes)

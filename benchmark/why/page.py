@@ -12,7 +12,7 @@ from benchmark.report.layout import markdown_lines, terminal_lines
 from benchmark.why.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED, Claim, Finding
 from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
-from benchmark.why.table import parallelism_tables, table_1
+from benchmark.why.table import further_tables, table_1
 
 
 def findings(facts: Facts) -> list[tuple[Claim, Finding]]:
@@ -23,7 +23,7 @@ def findings(facts: Facts) -> list[tuple[Claim, Finding]]:
 def terminal_page(facts: Facts, width: int = 120) -> str:
     """Table 1 and the ledger in lines of `width` characters."""
     lines = terminal_lines(table_1(facts), width)
-    for table in parallelism_tables(facts):
+    for table in further_tables(facts):
         lines += ["", "", *terminal_lines(table, width)]
     ledger = findings(facts)
     lines += ["", "", "The claims", ""]
@@ -57,7 +57,7 @@ def write_page(facts: Facts, folder: Path, scale: str) -> Path:
         "",
         *markdown_lines(table_1(facts)),
         "",
-        *(line for table in parallelism_tables(facts) for line in (*markdown_lines(table), "")),
+        *(line for table in further_tables(facts) for line in (*markdown_lines(table), "")),
         "## The claims",
         "",
         f"{_count(ledger)}.",

@@ -148,9 +148,40 @@ def _ends(series: Mapping[float, float]) -> str:
     return count(values[0]) if len(set(values)) == 1 else f"{count(values[0])} to {count(values[-1])}"
 
 
-def parallelism_tables(facts: Facts) -> list[Table]:
-    """What a device makes of batches, and training of more devices; those that were measured."""
-    return [*_utilisation(facts), *_scaling(facts)]
+def further_tables(facts: Facts) -> list[Table]:
+    """Memory, what a device makes of batches, and training on more devices: what was measured of it."""
+    return [*_memory(facts), *_utilisation(facts), *_scaling(facts)]
+
+
+def _memory(facts: Facts) -> Iterator[Table]:
+    measured = facts.subjects("complexity")
+    layers = [line.timed for line in _LINES if line.timed in measured]
+    if not layers:
+        return
+    every = {layer: facts.rows("complexity", layer, "saved_bytes") for layer in layers}
+    width = max(number(row, "d") for rows in every.values() for row in rows)
+    found = {
+        (layer, number(row, "n")): row.value / 2**20
+        for layer, rows in every.items()
+        for row in rows
+        if row.conditions["d"] == width
+    }
+    lengths = sorted({length for _, length in found})
+
+    def cell(layer: str, length: float) -> str:
+        value = found.get((layer, length))
+        return "beyond memory" if value is None else without_spread(value)
+
+    yield Table(
+        title="Memory against length",
+        heading=[f"kept of one sequence for the backward pass, MiB, d = {width:,.0f}"],
+        columns=[
+            Column(title=("layer",), is_text=True),
+            *(Column(title=("n =", f"{length:,.0f}")) for length in lengths),
+        ],
+        rows=[[layer, *(cell(layer, length) for length in lengths)] for layer in layers],
+        labels=1,
+    )
 
 
 def _utilisation(facts: Facts) -> Iterator[Table]:

@@ -90,6 +90,8 @@ def test_complexity_is_counted_over_a_grid():
     rows = list(complexity_rows(settings))
     counted = table(rows, "operations", "n", "d")
     assert counted == {(n, d): 16 * n * d * d for n in (4, 8) for d in (8, 16)}
+    both = table(rows, "operations_with_backward", "n", "d")
+    assert both == {point: 3 * value for point, value in counted.items()}
     assert all(value > 0 for value in table(rows, "saved_bytes", "n", "d").values())
     whole = {"layer": {"name": "separable convolution", "kernel": "n"}, "lengths": [4, 8], "widths": [8]}
     assert table(list(complexity_rows(whole)), "operations", "n") == {

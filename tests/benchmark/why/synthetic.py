@@ -148,6 +148,7 @@ def records(**changes):
                 rows += [
                     row("operations", counted, n=n, d=d),
                     row("mixing_operations", one, n=n, d=d),
+                    row("saved_bytes", 4 * n * d, n=n, d=d),
                     row("projection_operations", other, n=n, d=d),
                 ]
         record("complexity", name, rows)

@@ -163,6 +163,7 @@ def test_the_page_shows_every_claim_and_figures_are_the_same_twice(tmp_path):
     for claim, finding in findings(facts):
         assert f"### {claim.number}: {finding.verdict}" in page
         assert claim.sentence in terminal_page(facts, 10_000)
+    assert "## Memory against length" in page
     names = [name for name, _ in draw(facts, tmp_path / "a")]
     assert "crossover.svg" in names
     for name in names:
