@@ -13,6 +13,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from benchmark.why.cells import (
     ATTENTION,
@@ -71,18 +72,27 @@ def _axes(columns: int = 1, height: float = 3.2) -> tuple[Figure, list[Any]]:
     return figure, list(np.atleast_1d(axes))
 
 
-def _lines(
-    axis: Any, series: Iterator[tuple[str, dict[float, float]]], x: str, y: str, *, log: bool = True
-) -> None:
+def _lines(axis: Any, series: Iterator[tuple[str, dict[float, float]]], x: str, y: str) -> None:
     for name, values in series:
         color, mark = STYLE.get(name, ("#555555", "."))
         axis.plot(list(values), list(values.values()), color=color, marker=mark, markersize=4, label=name)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
-    if log:
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
+    axis.set_yscale("log")
+    _doubling(axis)
+
+
+def _doubling(axis: Any) -> None:
+    """A horizontal axis of powers of 2, in plain numbers."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.grid(alpha=0.25)
+
+
+def _legend(figure: Figure, axis: Any, columns: int = 3) -> None:
+    """Below the axes, where it hides nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=columns, fontsize=7)
 
 
 def _each(
@@ -111,7 +121,7 @@ def _depth(facts: Facts) -> Drawn:
             lambda name, q=quantity: facts.series("span", name, q, **{"pass": "forward"}),  # type: ignore[misc]
         )
         _lines(axis, series, "length n", f"{title}, operations")
-    axes[0].legend(fontsize=7)
+    _legend(figure, axes[0])
     return figure, "Operations that have to wait for each other, against length, of one layer."
 
 
@@ -119,7 +129,7 @@ def _paths(facts: Facts) -> Drawn:
     figure, (axis,) = _axes()
     layers = (ATTENTION, RECURRENT, CONVOLUTION, DILATED, RESTRICTED)
     _lines(axis, _each(layers, lambda name: facts.series("path", name, "hops")), "length n", "hops")
-    axis.legend(fontsize=7)
+    _legend(figure, axis, 2)
     return figure, "The longest of the shortest paths between two positions, against length."
 
 
@@ -169,13 +179,12 @@ def _signal(facts: Facts) -> Drawn:
                 ]
                 label = f"{name} from the {side}" if side else name
                 axis.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
-        axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("distance")
         axis.set_ylabel("norm of d output / d input")
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize=6)
+        _doubling(axis)
+        axis.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2)
     return figure, "What reaches a position from afar before training, against distance (float64)."
 
 
@@ -196,46 +205,56 @@ def _time(facts: Facts) -> Drawn:
             color, mark = STYLE[name]
             axis.plot(x, y, color=color, marker=mark, markersize=4, label=name)
             axis.fill_between(x, low, high, color=color, alpha=0.2)
-        axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.set_title(f"{title}, d = {width:,.0f}", fontsize=9)
         axis.set_xlabel("length n")
         axis.set_ylabel("seconds for each sequence")
-        axis.grid(alpha=0.25)
-    axes[0].legend(fontsize=7)
+        _doubling(axis)
+    _legend(figure, axes[0])
     return figure, "Time of one layer, forward and backward, against length; bands: 95 % intervals."
 
 
 def _crossover(facts: Facts) -> Drawn:
     figure, (axis,) = _axes()
-    longest = 0.0
-    drawn = 0
-    for other, full, label in (
-        (RECURRENT, True, "fused LSTM, full batches"),
-        (CELLS, True, "LSTM cell by cell, full batches"),
-        (RECURRENT, False, "fused LSTM, one sequence"),
-    ):
-        points = []
-        for width in sorted({number(row, "d") for row in facts.seconds(ATTENTION)}):
+    widths = sorted({number(row, "d") for row in facts.seconds(ATTENTION)})
+    for (other, full), (color, mark) in _CROSSED.items():
+        label = f"{'fused LSTM' if other == RECURRENT else 'LSTM cell by cell'}, "
+        label += "full batches" if full else "one sequence"
+        found = []
+        for width in widths:
             where = {"full": full, "d": width, "pass": BOTH}
-            crossing = crossover(facts.seconds(ATTENTION, **where), facts.seconds(other, **where))
-            longest = max(longest, crossing.lengths[1])
-            if 0 < crossing.value < math.inf:
-                points.append((width, crossing.value, crossing.low, crossing.high))
-        if points:
-            drawn += 1
-            widths, values, lows, highs = (list(one) for one in zip(*points, strict=True))
-            below = [value - max(low, 1) for value, low in zip(values, lows, strict=True)]
-            above = [min(high, longest) - value for value, high in zip(values, highs, strict=True)]
-            axis.errorbar(widths, values, yerr=[below, above], marker="o", capsize=3, label=label)
-    if not drawn:
-        raise Missing("times cross nowhere within the lengths that were timed")
-    ends = [min(axis.get_xlim()[0], 64), axis.get_xlim()[1]]
-    axis.plot(ends, ends, color="#999999", linestyle=":", label="n = d")
-    axis.set_xscale("log", base=2)
+            found.append(crossover(facts.seconds(ATTENTION, **where), facts.seconds(other, **where)))
+        crossed = [(w, c) for w, c in zip(widths, found, strict=True) if 0 < c.value < math.inf]
+        if crossed:
+            x = [width for width, _ in crossed]
+            y = [one.value for _, one in crossed]
+            below = [one.value - max(one.low, one.lengths[0]) for _, one in crossed]
+            above = [min(one.high, one.lengths[1]) - one.value for _, one in crossed]
+            error = [[max(0.0, each) for each in side] for side in (below, above)]
+            axis.errorbar(x, y, yerr=error, color=color, marker=mark, markersize=5, capsize=3, label=label)
+        else:
+            axis.plot([], [], color=color, marker=mark, label=label)
+        # An arrow where the times do not cross within the lengths that were timed.
+        for width, one in zip(widths, found, strict=True):
+            if one.value == math.inf:
+                axis.plot(width, one.lengths[1], color=color, marker=r"$\uparrow$", markersize=8)
+            elif one.value == 0:
+                axis.plot(width, one.lengths[0], color=color, marker=r"$\downarrow$", markersize=8)
+    axis.plot(widths, widths, color="#999999", linestyle=":", label="n = d")
     axis.set_yscale("log", base=2)
+    axis.yaxis.set_major_formatter(ScalarFormatter())
     axis.set_xlabel("width d")
     axis.set_ylabel("n from which attention is slower")
-    axis.grid(alpha=0.25)
-    axis.legend(fontsize=7)
-    return figure, "Length from which self-attention takes longer than a recurrent layer, against width."
+    _doubling(axis)
+    _legend(figure, axis, 2)
+    return figure, (
+        "Length from which self-attention takes longer than a recurrent layer, against width; arrows: beyond "
+        "the lengths that were timed."
+    )
+
+
+_CROSSED = {
+    (RECURRENT, True): ("#d55e00", "s"),
+    (CELLS, True): ("#e69f00", "D"),
+    (RECURRENT, False): ("#0072b2", "o"),
+}
