@@ -240,7 +240,7 @@ def test_budgets_become_steps(tmp_path: Path) -> None:
     assert passes is not None
     assert passes.train_sentences == 2 * (passes.training_pairs or 0)
     assert seconds.training.budget == "steps"
-    assert (seconds.training.steps or 0) > 1
+    assert (seconds.training.steps or 0) >= 1
 
 
 def test_a_machine_that_slows_down_takes_from_all_models_alike(
