@@ -71,7 +71,8 @@ def test_from_nothing_to_the_page_and_nothing_twice(tiny):
     page = (folder / "report" / "why.md").read_text()
     assert "| self-attention | n^2 d | 2.00 / 1.00 | 1 | 6 |" in page
     pictures = sorted(path.name for path in (folder / "report").glob("*.svg"))
-    assert pictures == ["depth.svg", "matrices.svg", "paths.svg", "signal.svg", "time.svg"]
+    names = ("crossover", "depth", "matrices", "paths", "signal", "time")
+    assert pictures == [f"{name}.svg" for name in names]
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
     bytes_before = {path: path.read_bytes() for path in (folder / "report").iterdir()}
     code, _, said = why(tiny)
