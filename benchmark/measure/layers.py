@@ -127,7 +127,8 @@ def _span(span: Span, **conditions: Any) -> Iterator[Row]:
 def path_rows(settings: Settings) -> Iterator[Row]:
     """Of the smallest stack of `layer` that connects all of `lengths` positions; or of `model`.
 
-    `dilations` multiply from layer to layer by the kernel. The matrix of hops is kept at `matrix_length`.
+    `dilations` multiply from layer to layer by the kernel. The matrix of hops is kept at `matrix_length`,
+    with a residual path around each layer, so that near positions are nearer than far ones.
     """
     if "model" in settings:
         yield from _model_path_rows(settings)
@@ -153,7 +154,18 @@ def path_rows(settings: Settings) -> Iterator[Row]:
         for quantity, (value, unit) in values.items():
             yield Row(quantity=quantity, value=value, unit=unit, conditions={"n": length})
         if length == settings["matrix_length"]:
-            yield from _matrix(paths.hops, length)
+            residual = nn.Sequential(*(_Residual(layer) for layer in stack(depth)))
+            yield from _matrix(layer_paths(residual, length, width).hops, length)
+
+
+class _Residual(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.layer(x)
+        return y
 
 
 def _matrix(hops: Tensor, length: int) -> Iterator[Row]:

@@ -13,7 +13,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from benchmark.why.cells import (
     ATTENTION,
@@ -39,6 +39,7 @@ STYLE = {
 }
 """Okabe and Ito's colours, which the colour-blind tell apart, and a mark for each."""
 BOTH = "forward and backward"
+PLAIN = StrMethodFormatter("{x:,.0f}")
 
 
 def draw(facts: Facts, folder: Path) -> list[tuple[str, str]]:
@@ -85,7 +86,7 @@ def _lines(axis: Any, series: Iterator[tuple[str, dict[float, float]]], x: str, 
 def _doubling(axis: Any) -> None:
     """A horizontal axis of powers of 2, in plain numbers."""
     axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_major_formatter(PLAIN)
     axis.grid(alpha=0.25)
 
 
@@ -150,11 +151,14 @@ def _matrices(facts: Facts) -> Drawn:
         for row in rows:
             matrix[int(number(row, "to")), int(number(row, "from"))] = row.value
         image = axis.imshow(matrix, cmap="viridis_r", vmin=0)
-        axis.set_title(name, fontsize=8)
+        axis.set_title(name.replace(", ", "\n"), fontsize=8)
         axis.set_xlabel("from position")
         figure.colorbar(image, ax=axis, shrink=0.7, label="hops")
     axes[0].set_ylabel("to position")
-    return figure, "Hops from every position to every other; white: no path."
+    return figure, (
+        "Hops from every position to every other in the smallest stack that connects all, with residual paths "
+        "around its layers; white: no path."
+    )
 
 
 def _signal(facts: Facts) -> Drawn:
@@ -168,14 +172,14 @@ def _signal(facts: Facts) -> Drawn:
         for name in names:
             rows = facts.rows("signal", name, "norm")
             longest = max(number(row, "n") for row in rows)
-            last = max(number(row, "output") for row in rows if row.conditions["n"] == longest)
             for side in dict.fromkeys(row.conditions.get("from") for row in rows):
+                mine = [row for row in rows if row.conditions.get("from") == side]
+                mine = [row for row in mine if row.conditions["n"] == longest]
+                last = max(number(row, "output") for row in mine)
                 points = [
                     (number(row, "distance"), row.value)
-                    for row in rows
-                    if (row.conditions["n"], row.conditions["output"], row.conditions.get("from"))
-                    == (longest, last, side)
-                    and row.value > 0
+                    for row in mine
+                    if row.conditions["output"] == last and row.value > 0
                 ]
                 label = f"{name} from the {side}" if side else name
                 axis.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
@@ -242,7 +246,7 @@ def _crossover(facts: Facts) -> Drawn:
                 axis.plot(width, one.lengths[0], color=color, marker=r"$\downarrow$", markersize=8)
     axis.plot(widths, widths, color="#999999", linestyle=":", label="n = d")
     axis.set_yscale("log", base=2)
-    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_major_formatter(PLAIN)
     axis.set_xlabel("width d")
     axis.set_ylabel("n from which attention is slower")
     _doubling(axis)
