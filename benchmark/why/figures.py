@@ -156,8 +156,8 @@ def _matrices(facts: Facts) -> Drawn:
         figure.colorbar(image, ax=axis, shrink=0.7, label="hops")
     axes[0].set_ylabel("to position")
     return figure, (
-        "Hops from every position to every other in the smallest stack that connects all, with residual paths "
-        "around its layers; white: no path."
+        "Hops from every position to every other in the smallest stack that connects all, with residual "
+        "paths around its layers; white: no path."
     )
 
 
