@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from tasks import TaskConfig
-from tasks.data.distances import ByDistance, checked_distances
+from tasks.data.distances import ByDistance, DistanceConfig
 
 
-class Config(TaskConfig):
+class Config(DistanceConfig):
     """Words, numbers and the count of attached phrases are drawn evenly."""
 
     nouns: int = Field(default=60, ge=2)
@@ -31,17 +29,6 @@ class Config(TaskConfig):
     maximum_attached: int = Field(default=6, ge=1)
     """Attached nouns of the longest sentence in training, and so the largest distance there."""
     distances: tuple[int, ...] = (1, 2, 4, 6, 8, 10, 12)
-    """Of the test splits."""
-    train_pairs: int = Field(default=20_000, ge=1)
-    validation_pairs: int = Field(default=500, ge=1)
-    test_pairs: int = Field(default=250, ge=1)
-    """Of each test split."""
-    seed: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        checked_distances(self.distances)
-        return self
 
     def build(self, data_directory: Path) -> Agreement:
         return Agreement(self)
@@ -55,8 +42,7 @@ class Agreement(ByDistance):
     """A sentence with its verb's stem in, the verb's form out."""
 
     def __init__(self, config: Config) -> None:
-        sizes = config.train_pairs, config.validation_pairs, config.test_pairs
-        super().__init__(config.distances, config.maximum_attached, sizes, config.seed)
+        super().__init__(config, config.maximum_attached)
         self.config = config
 
     def drawn(self, chance: random.Random, distance: int | None) -> tuple[str, str]:

@@ -16,13 +16,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from tasks import TaskConfig
-from tasks.data.distances import ByDistance, checked_distances
+from tasks.data.distances import ByDistance, DistanceConfig
 
 ASK = "?"
 
 
-class Config(TaskConfig):
+class Config(DistanceConfig):
     """Keys, values and distances are drawn evenly, and lengths from the distance on."""
 
     keys: int = Field(default=64, ge=2, le=4096)
@@ -33,13 +32,6 @@ class Config(TaskConfig):
     maximum_pairs: int = Field(default=16, ge=1)
     """Pairs of the longest source in training, and so the largest distance there."""
     distances: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 20, 24, 32)
-    """Of the test splits."""
-    train_pairs: int = Field(default=20_000, ge=1)
-    """Sentence pairs."""
-    validation_pairs: int = Field(default=500, ge=1)
-    test_pairs: int = Field(default=250, ge=1)
-    """Of each test split."""
-    seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -47,7 +39,6 @@ class Config(TaskConfig):
             raise ValueError(
                 f"minimum_pairs {self.minimum_pairs} is more than maximum_pairs {self.maximum_pairs}"
             )
-        checked_distances(self.distances)
         longest = max(self.maximum_pairs, *self.distances)
         if self.keys < longest:
             raise ValueError(
@@ -67,8 +58,7 @@ class Recall(ByDistance):
     """Keys and values in, the value of one key out."""
 
     def __init__(self, config: Config) -> None:
-        sizes = config.train_pairs, config.validation_pairs, config.test_pairs
-        super().__init__(config.distances, config.maximum_pairs, sizes, config.seed)
+        super().__init__(config, config.maximum_pairs)
         self.config = config
 
     def drawn(self, chance: random.Random, distance: int | None) -> tuple[str, str]:

@@ -18,23 +18,14 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 from benchmark.measure.dependence import CONTRACTIONS, RULES
 from benchmark.measure.graph import CannotTrace
 
-Formula = Callable[[tuple[Any, ...], Any], int]
-"""From the arguments and what came out."""
+Formula = Callable[[tuple[Any, ...]], int]
+"""From the arguments of an operation."""
 
 _FREE = {
     *("empty", "zeros", "ones", "full", "arange", "scalar_tensor", "rand", "randn", "randperm", "eye"),
     *("_local_scalar_dense", "equal", "is_same_size", "resize_", "set_", "normal_", "uniform_", "random_"),
     *("native_dropout", "native_dropout_backward", "unsafe_split", "split_with_sizes", "nonzero", "sort"),
-    *(
-        "_weight_norm_interface",
-        "topk",
-        "new_empty_strided",
-        "empty_strided",
-        "bernoulli_",
-        "isin",
-        "unique_dim",
-        "record_stream",
-    ),
+    *("_weight_norm_interface", "topk", "empty_strided", "bernoulli_", "isin", "unique_dim", "record_stream"),
 }
 """What computes no contraction and has no rule of dependence, since nothing that is traced needs one."""
 
@@ -61,7 +52,7 @@ class _Counter(TorchDispatchMode):
         packet = func.overloadpacket
         name = packet.__name__
         if name in _FORMULAS:
-            self.operations += _FORMULAS[name](args, made)
+            self.operations += _FORMULAS[name](args)
         elif packet in flop_registry:
             self.operations += int(flop_registry[packet](*args, **kwargs, out_val=made))
         elif not _is_free(func, name, args, made):
@@ -84,17 +75,17 @@ def _is_free(func: Any, name: str, args: Any, made: Any) -> bool:
     return all(one.untyped_storage()._cdata in there for one in outputs)  # a view
 
 
-def _attention(args: tuple[Any, ...], made: Any) -> int:
+def _attention(args: tuple[Any, ...]) -> int:
     query, key, value = args[:3]
     return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
 
-def _attention_backward(args: tuple[Any, ...], made: Any) -> int:
+def _attention_backward(args: tuple[Any, ...]) -> int:
     gradient, query, key, value = args[:4]
     return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
 
 
-def _convolution_backward(args: tuple[Any, ...], made: Any) -> int:
+def _convolution_backward(args: tuple[Any, ...]) -> int:
     """Also of grouped ones, which PyTorch's counter takes for whole."""
     gradient, x, weight = args[:3]
     transposed, wanted = args[7], args[10]
@@ -102,30 +93,30 @@ def _convolution_backward(args: tuple[Any, ...], made: Any) -> int:
     return int(2 * outer.numel() * (weight.numel() // weight.shape[0]) * sum(wanted[:2]))
 
 
-def _one_layer(args: tuple[Any, ...], made: Any) -> int:
+def _one_layer(args: tuple[Any, ...]) -> int:
     """oneDNN's LSTM (T, B, in) with weights (4 D, in) and (4 D, D)."""
     x, inner, outer = args[:3]
     return 2 * (x.numel() // x.shape[-1]) * (inner.numel() + outer.numel())
 
 
-def _all_layers(args: tuple[Any, ...], made: Any) -> int:
+def _all_layers(args: tuple[Any, ...]) -> int:
     """cuDNN's: any number of layers, whose matrices are in a list."""
     x, weights = args[:2]
     return 2 * (x.numel() // x.shape[-1]) * sum(one.numel() for one in weights if one.dim() == 2)
 
 
 _FORMULAS: dict[str, Formula] = {
-    "linear": lambda args, made: 2 * args[0].numel() * args[1].shape[0],
-    "mv": lambda args, made: 2 * args[0].numel(),
-    "addmv": lambda args, made: 2 * args[1].numel(),
-    "dot": lambda args, made: 2 * args[0].numel(),
-    "vdot": lambda args, made: 2 * args[0].numel(),
+    "linear": lambda args: 2 * args[0].numel() * args[1].shape[0],
+    "mv": lambda args: 2 * args[0].numel(),
+    "addmv": lambda args: 2 * args[1].numel(),
+    "dot": lambda args: 2 * args[0].numel(),
+    "vdot": lambda args: 2 * args[0].numel(),
     "_scaled_dot_product_flash_attention_for_cpu": _attention,
     "_scaled_dot_product_flash_attention_for_cpu_backward": _attention_backward,
     "convolution_backward": _convolution_backward,
     "mkldnn_rnn_layer": _one_layer,
-    "mkldnn_rnn_layer_backward": lambda args, made: 2 * _one_layer(args, made),
+    "mkldnn_rnn_layer_backward": lambda args: 2 * _one_layer(args),
     "_cudnn_rnn": _all_layers,
-    "_cudnn_rnn_backward": lambda args, made: 2 * _all_layers(args, made),
+    "_cudnn_rnn_backward": lambda args: 2 * _all_layers(args),
 }
 """By name: what PyTorch's own counter takes for nothing."""

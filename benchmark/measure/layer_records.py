@@ -67,13 +67,15 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
         provenance=take_provenance(device=device, precision="float32"),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=rows,
-        timing_method=f"{Clock(device).name}; {settings['rounds']} interleaved, shuffled rounds after 2 "
-        "warm-up rounds; medians with intervals of order statistics"
-        if timed
-        else None,
+        timing_method=_timing_method(kind, settings["rounds"], device) if timed else None,
         noisy=seen.noisy if timed else None,
         noise=list(seen.reasons) if timed else [],
     )
+
+
+def _timing_method(kind: str, rounds: int, device: torch.device) -> str:
+    by = "runs of their own" if kind == "scaling" else f"{Clock(device).name} after 2 warm-up rounds"
+    return f"{by}; {rounds} interleaved, shuffled rounds; medians with intervals of order statistics"
 
 
 def _lengths(task: str, options: RunOptions) -> Iterator[Row]:

@@ -127,8 +127,8 @@ def _span(span: Span, **conditions: Any) -> Iterator[Row]:
 def path_rows(settings: Settings) -> Iterator[Row]:
     """Of the smallest stack of `layer` that connects all of `lengths` positions; or of `model`.
 
-    `dilations` multiply from layer to layer by the kernel. The matrix of hops is kept at `matrix_length`,
-    with a residual path around each layer, so that near positions are nearer than far ones.
+    Where it is `dilated`, the dilation grows from layer to layer by the kernel. The matrix of hops is kept at
+    `matrix_length`, with a residual path around each layer, so that near positions are nearer than far ones.
     """
     if "model" in settings:
         yield from _model_path_rows(settings)
@@ -215,7 +215,7 @@ def _model_path_rows(settings: Settings) -> Iterator[Row]:
 
 
 def signal_rows(settings: Settings) -> Iterator[Row]:
-    """Of `layer`, `stacked` so many times, at `lengths`; or of `model`, or of a trained `run`, from source
+    """Of `layer` at `lengths`; or of `model`, or of a trained `run`, from source
     and target words drawn at random.
 
     `forget_bias` is an LSTM's; output positions are the last one and the middle one, of a model the last.
@@ -237,8 +237,7 @@ def _profiles(settings: Settings, length: int) -> Iterator[tuple[dict[str, Any],
             for profile in model_signal(model, source, target, outputs[1:], side=side):
                 yield {"from": side}, profile
         return
-    layers = [build_layer(settings["layer"]) for _ in range(settings.get("stacked", 1))]
-    layer = nn.Sequential(*layers)
+    layer = build_layer(settings["layer"])
     bias = settings.get("forget_bias")
     if bias is not None:
         width = settings["layer"]["width"]
@@ -347,7 +346,7 @@ def time_rows(settings: Settings, device: torch.device, sample: Callable[[], Non
                     contest.enter(name, layer, length, batch, backward, full=batch > 1)
     yield from contest.beyond_memory
     for conditions, samples in contest.seconds(settings):
-        yield _summarised("seconds", samples, "s", conditions)
+        yield summarised("seconds", samples, "s", conditions)
 
 
 def utilisation_rows(settings: Settings, device: torch.device, sample: Callable[[], None]) -> Iterator[Row]:
@@ -371,12 +370,12 @@ def utilisation_rows(settings: Settings, device: torch.device, sample: Callable[
         for one in every
     ]
     yield from contest.beyond_memory
-    yield _summarised("peak", per_second, "operations/s", {"layer": PEAK})
+    yield summarised("peak", per_second, "operations/s", {"layer": PEAK})
     for conditions, samples in found:
         if conditions["layer"] != PEAK:
             amount = conditions["batch"] * operations[conditions["layer"]]
             shares = [amount / one / peak for one, peak in zip(samples, per_second, strict=True)]
-            yield _summarised("utilisation", shares, "share of peak", conditions)
+            yield summarised("utilisation", shares, "share of peak", conditions)
 
 
 def _layers_of(settings: Settings, device: torch.device) -> dict[str, Table1Layer]:
@@ -386,7 +385,8 @@ def _layers_of(settings: Settings, device: torch.device) -> dict[str, Table1Laye
     }
 
 
-def _summarised(quantity: str, samples: list[float], unit: str, conditions: dict[str, Any]) -> Row:
+def summarised(quantity: str, samples: list[float], unit: str, conditions: dict[str, Any]) -> Row:
+    """The median of samples with its interval."""
     value = median(samples)
     return Row(
         quantity=quantity,

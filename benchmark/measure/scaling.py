@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import ROOT, RunOptions, UserError, one_line
-from benchmark.measure.timing import median
+from benchmark.measure.layers import summarised
 from benchmark.record import Row, TrainRecord
 from benchmark.store import StudyFolder
 
@@ -45,21 +45,13 @@ def scaling_rows(settings: Mapping[str, Any], options: RunOptions) -> Iterator[R
             speed = _run(model, settings, devices, tokens, options)
             found[model, devices, scaling].append(speed)
     for (model, devices, scaling), samples in found.items():
-        value = median(samples)
-        yield Row(
-            quantity="target_tokens_per_second",
-            value=value.value,
-            low=value.low,
-            high=value.high,
-            unit="tokens/s",
-            samples=samples,
-            conditions={
-                "model": model,
-                "devices": devices,
-                "scaling": scaling,
-                "threads_of_each": settings["threads"],
-            },
-        )
+        conditions = {
+            "model": model,
+            "devices": devices,
+            "scaling": scaling,
+            "threads_of_each": settings["threads"],
+        }
+        yield summarised("target_tokens_per_second", samples, "tokens/s", conditions)
 
 
 def _run(model: str, settings: Mapping[str, Any], devices: int, tokens: int, options: RunOptions) -> float:

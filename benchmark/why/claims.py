@@ -29,6 +29,8 @@ from benchmark.why.cells import (
     TIMED_RESTRICTED,
 )
 from benchmark.why.facts import (
+    BOTH,
+    FORWARD,
     Facts,
     Missing,
     crossover,
@@ -115,7 +117,6 @@ def _desiderata(facts: Facts) -> Finding:
     )
 
 
-FORWARD = {"pass": "forward"}
 LAWS: Mapping[str, tuple[float, float]] = {
     ATTENTION: (2, 1),
     RECURRENT: (1, 2),
@@ -207,9 +208,6 @@ def _time_conditions(facts: Facts, *, full: bool) -> list[str]:
         ]
     except Missing as missing:
         return [f"time: {missing}"]
-
-
-BOTH = {"pass": "forward and backward"}
 
 
 def _sequential(facts: Facts) -> Finding:

@@ -12,6 +12,9 @@ from benchmark.measure.significance import summarise
 from benchmark.measure.timing import Interval, median, ratio
 from benchmark.record import LayerKind, LayerRecord, Row
 
+FORWARD = {"pass": "forward"}
+BOTH = {"pass": "forward and backward"}
+
 
 class Missing(Exception):
     """What a claim needs and is not there, in words."""
@@ -96,7 +99,7 @@ def time_exponent(rows: Sequence[Row], over: str = "n", last: int = 3) -> Interv
         for samples in zip(*(row.samples for row in chosen), strict=True)
     ]
     summary = summarise(slopes)
-    half = summary.half_width or math.inf
+    half = math.inf if summary.half_width is None else summary.half_width
     return Interval(value=summary.mean, low=summary.mean - half, high=summary.mean + half)
 
 

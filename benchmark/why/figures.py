@@ -25,7 +25,7 @@ from benchmark.why.cells import (
     SEPARABLE,
     TIMED_RESTRICTED,
 )
-from benchmark.why.facts import Facts, Missing, crossover, number
+from benchmark.why.facts import BOTH, FORWARD, Facts, Missing, crossover, number
 
 STYLE = {
     ATTENTION: ("#0072b2", "o"),
@@ -38,7 +38,6 @@ STYLE = {
     SEPARABLE: ("#cc79a7", "X"),
 }
 """Okabe and Ito's colours, which the colour-blind tell apart, and a mark for each."""
-BOTH = "forward and backward"
 PLAIN = StrMethodFormatter("{x:,.0f}")
 
 
@@ -119,7 +118,7 @@ def _depth(facts: Facts) -> Drawn:
     ):
         series = _each(
             layers,
-            lambda name, q=quantity: facts.series("span", name, q, **{"pass": "forward"}),  # type: ignore[misc]
+            lambda name, q=quantity: facts.series("span", name, q, **FORWARD),  # type: ignore[misc]
         )
         _lines(axis, series, "length n", f"{title}, operations")
     _legend(figure, axes[0])
@@ -199,7 +198,7 @@ def _time(facts: Facts) -> Drawn:
     layers = (ATTENTION, TIMED_RESTRICTED, RECURRENT, CELLS, CONVOLUTION, SEPARABLE)
     for axis, full, title in zip(axes, (True, False), ("full batches", "one sequence"), strict=True):
         for name in layers:
-            rows = facts.seconds(name, d=width, full=full, **{"pass": BOTH})
+            rows = facts.seconds(name, d=width, full=full, **BOTH)
             rows.sort(key=lambda row: number(row, "n"))
             x = [number(row, "n") for row in rows]
             batch = [number(row, "batch") for row in rows]
@@ -226,7 +225,7 @@ def _crossover(facts: Facts) -> Drawn:
         label += "full batches" if full else "one sequence"
         found = []
         for width in widths:
-            where = {"full": full, "d": width, "pass": BOTH}
+            where = {"full": full, "d": width, **BOTH}
             found.append(crossover(facts.seconds(ATTENTION, **where), facts.seconds(other, **where)))
         crossed = [(w, c) for w, c in zip(widths, found, strict=True) if 0 < c.value < math.inf]
         if crossed:

@@ -17,7 +17,17 @@ from benchmark.why.cells import (
     SEPARABLE,
     TIMED_RESTRICTED,
 )
-from benchmark.why.facts import Facts, Missing, exponent, for_one_sequence, number, time_exponent, times_of
+from benchmark.why.facts import (
+    BOTH,
+    FORWARD,
+    Facts,
+    Missing,
+    exponent,
+    for_one_sequence,
+    number,
+    time_exponent,
+    times_of,
+)
 
 
 class _Line(NamedTuple):
@@ -118,13 +128,13 @@ def _row(facts: Facts, line: _Line) -> list[str]:
         return f"{in_n:.2f} / {in_d:.2f}"
 
     def depth(quantity: str) -> str:
-        return _ends(facts.series("span", line.layer, quantity, **{"pass": "forward"}))
+        return _ends(facts.series("span", line.layer, quantity, **FORWARD))
 
     def path(quantity: str) -> str:
         return _ends(facts.series("path", line.path, quantity))
 
     def time() -> str:
-        rows = facts.seconds(line.timed, full=True, **{"pass": "forward and backward"})
+        rows = facts.seconds(line.timed, full=True, **BOTH)
         width = max(number(row, "d") for row in rows)
         found = time_exponent(for_one_sequence([row for row in rows if row.conditions["d"] == width]))
         return with_half_width(found.value, (found.high - found.low) / 2)

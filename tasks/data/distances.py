@@ -5,12 +5,34 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from tasks import TRAIN, VALIDATION, Task
+from pydantic import Field, field_validator
+
+from tasks import TRAIN, VALIDATION, Task, TaskConfig
 
 SHARES = 8
 """Of 8 parts of all sources, one is for validation, one for the tests, the rest for training."""
+
+
+class DistanceConfig(TaskConfig):
+    """What such tasks have in common."""
+
+    distances: tuple[int, ...] = (1, 2, 4)
+    """Of the test splits."""
+    train_pairs: int = Field(default=20_000, ge=1)
+    """Sentence pairs."""
+    validation_pairs: int = Field(default=500, ge=1)
+    test_pairs: int = Field(default=250, ge=1)
+    """Of each test split."""
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("distances")
+    @classmethod
+    def _different(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or min(value) < 1 or len(set(value)) < len(value):
+            raise ValueError(f"distances must be different and at least 1, got {list(value)}")
+        return value
 
 
 class ByDistance(Task):
@@ -23,15 +45,14 @@ class ByDistance(Task):
     metrics = ("sequence_accuracy", "token_accuracy")
     vocabulary = "symbols"
 
-    def __init__(
-        self, distances: Sequence[int], trained: int, pairs: tuple[int, int, int], seed: int
-    ) -> None:
-        """`trained` is the largest distance of training, `pairs` how many there are in training, validation
-        and each test split.
-        """
-        self._distances = {f"distance_{one}{'_trained' if one <= trained else ''}": one for one in distances}
+    def __init__(self, config: DistanceConfig, trained: int) -> None:
+        """`trained` is the largest distance of training."""
+        self._distances = {
+            f"distance_{one}{'_trained' if one <= trained else ''}": one for one in config.distances
+        }
         self.test_splits = tuple(self._distances)
-        self._sizes, self._seed = pairs, seed
+        self._sizes = config.train_pairs, config.validation_pairs, config.test_pairs
+        self._seed = config.seed
 
     @abstractmethod
     def drawn(self, chance: random.Random, distance: int | None) -> tuple[str, str]:
@@ -53,9 +74,3 @@ class ByDistance(Task):
                 seen.add(source)
             yield source, target
             given += 1
-
-
-def checked_distances(distances: Sequence[int]) -> None:
-    """Raises ValueError where two are equal or one is below 1."""
-    if not distances or min(distances) < 1 or len(set(distances)) < len(distances):
-        raise ValueError(f"distances must be different and at least 1, got {list(distances)}")

@@ -150,6 +150,11 @@ def test_a_crossover_lies_where_the_times_are_equal():
         crossover(square[:1], linear)
 
 
+def test_rounds_that_agree_have_an_interval_of_no_width():
+    slope = time_exponent(times(lambda n: float(n)))
+    assert slope.low == slope.high == slope.value == pytest.approx(1)
+
+
 def test_drift_that_both_share_moves_no_crossover_and_no_ratio():
     drifting = lambda number: 1.0 + 0.2 * number  # noqa: E731
     found = crossover(times(lambda n: float(n * n), drifting), times(lambda n: 100.0 * n, drifting))
