@@ -200,9 +200,22 @@ def finish(status: str) -> None:
     """End the run that this process has logged, once its record is written: a server may be slow."""
     wandb = sys.modules.get("wandb")
     run = None if wandb is None else wandb.run
-    if run is not None:
-        guarded(run.finish)
-        guarded(lambda: mark_whole(run, status))
+    if run is None:
+        return
+
+    def end() -> None:
+        run.finish()
+        settle()
+        mark_whole(run, status)
+
+    guarded(end)
+
+
+def settle() -> None:
+    """Wait until wandb's own process has ended: it may write a run's file after the run has finished."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None:
+        guarded(wandb.teardown)
 
 
 def mark_whole(run: Any, status: str) -> None:

@@ -13,7 +13,7 @@ from benchmark.config import TrainingConfig, UserError, checked
 from benchmark.history import Steps, rows_of_record, summary
 from benchmark.record import TrainRecord, read_record
 from benchmark.report.study_results import load_study
-from benchmark.tracking import Mode, is_whole, mark_whole, or_offline, run_directory, start_run
+from benchmark.tracking import Mode, is_whole, mark_whole, or_offline, run_directory, settle, start_run
 
 _STEP = "trainer/global_step"
 """The axis that Lightning's logger counts steps on."""
@@ -50,6 +50,7 @@ def log_runs(study_folder: Path, mode: Mode) -> Logged:
                 there += 1
         except UserError as error:
             left_out.append(str(error))
+    settle()
     return Logged(logged, there, left_out)
 
 

@@ -178,6 +178,7 @@ def test_an_offline_run_carries_study_id_tags_and_the_nested_config(wandb_folder
     assert logger is not None and mode == "offline"
     logger.log_metrics({"train/loss": 1.0}, step=1)
     wandb.finish()
+    tracking.settle()
     (run,) = offline_run_configs(wandb_folders / "run")
     assert (run.run_id, run.run_group, run.job_type) == ("0123456789abcdef", "a-study", "train")
     assert (run.project, run.entity) == ("seqbench", "")
@@ -213,4 +214,5 @@ def test_a_server_that_refuses_the_run_leaves_it_offline(wandb_folders, refusing
     assert logger is not None and mode == "offline"
     logger.log_metrics({"train/loss": 1.0}, step=1)
     wandb.finish()
+    tracking.settle()
     assert list((wandb_folders / "run").glob("wandb/offline-run-*/*.wandb"))
