@@ -15,7 +15,7 @@ quick: setup
 	$(BIN)/seqbench run quick
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 # Kills a study of twelve cells fifty times and checks that nothing is lost: a quarter of an hour.
 faults: setup
