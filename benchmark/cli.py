@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -55,7 +56,10 @@ class Wandb(StrEnum):
 
 class Form(StrEnum):
     terminal = "terminal"
+    html = "html"
     markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
     json = "json"
     wandb = "wandb"
 
@@ -254,15 +258,18 @@ def _run_study(
         mode, why = tracking.choose_mode(options.wandb)
     except ValueError as error:
         raise UserError(str(error)) from None
-    say(why)
     options = dataclasses.replace(options, wandb=mode)
     try:
-        outcome = StudyRun(folder, options, say=say, fail_fast=fail_fast).run(request)
+        outcome = StudyRun(folder, options, say=say, fail_fast=fail_fast, begins=why).run(request)
     except Interrupted as error:
         say(f"{error}; started again, the study goes on where it stopped")
         return error.exit_code
     except Refused:
+        folder.remove_if_empty()
         return 2
+    except UserError:
+        folder.remove_if_empty()
+        raise
     except ChildFailed as error:
         say(str(error))
         return 1
@@ -476,12 +483,14 @@ def why(
     return 3 if any(record.status == "failed" for record in records) else 0
 
 
-_REPORT_HELP = """Print the tables of a study from its records.
+_REPORT_HELP = """Make the report of a study from its records: tables, or the page with everything.
 
 \b
 Examples:
   seqbench report multi30k-en-de
   seqbench report results/multi30k-en-de --format markdown --output table.md
+  seqbench report multi30k-en-de --format html --open
+  seqbench report multi30k-en-de multi30k-en-de-long --format latex
   seqbench report multi30k-en-de --rescore
   seqbench report multi30k-en-de --format wandb
   seqbench report multi30k-en-de --significance
@@ -491,10 +500,14 @@ Examples:
 @app.command(help=_REPORT_HELP)
 @ending
 def report(
-    study: Annotated[str, typer.Argument(help="A study's name in the results, or its folder.")],
+    studies: Annotated[
+        list[str], typer.Argument(metavar="STUDY...", help="Studies' names in the results, or their folders.")
+    ],
     results: Results = Path("results"),
     data_directory: DataDirectory = None,
-    form: Annotated[Form, typer.Option("--format", help="What to print.")] = Form.terminal,
+    form: Annotated[
+        Form, typer.Option("--format", help="What to make; html is a folder: STUDY/report, or --output.")
+    ] = Form.terminal,
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score the stored output again first; 4 where it differs.")
     ] = False,
@@ -502,49 +515,105 @@ def report(
         bool,
         typer.Option("--significance", help="Also test differences over sentences, from the stored output."),
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file (html: folder) instead.")] = None,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Make the page and show it in a browser.")
+    ] = False,
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> int:
+    import webbrowser
+
     from benchmark.config import UserError
-    from benchmark.report.study_results import load_study
-    from benchmark.report.tables import markdown_table, terminal_table
     from benchmark.store import write_atomic
 
-    folder = _study_folder(study, results)
-    if form is Form.wandb and significance:
-        raise UserError(
-            "--significance: tests over sentences are not logged to wandb; leave one of the two out"
-        )
+    folders = [_study_folder(study, results) for study in studies]
+    if open_page:
+        if form not in (Form.terminal, Form.html) or as_json:
+            raise UserError("--open: shows the page, which is --format html; leave one of the two out")
+        form = Form.html
+    elif as_json:
+        form = Form.json
+    if form in (Form.wandb, Form.html, Form.csv) and significance:
+        raise UserError(f"--significance: is not part of --format {form.value}; leave one of the two out")
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
-    code = 0
-    if rescore:
-        code = _rescore(folder, _data_directory(data_directory), trust_code)
-    if form is Form.wandb:
-        return max(code, _rebuild_wandb(folder, output))
+    if output is not None and form in (Form.html, Form.json) and len(folders) > 1:
+        raise UserError(f"--output: one study at a time with --format {form.value}; got {len(folders)}")
+    code, texts = 0, []
+    for folder in folders:
+        if rescore:
+            code = max(code, _rescore(folder, _data_directory(data_directory), trust_code))
+        if form is Form.wandb:
+            code = max(code, _rebuild_wandb(folder, output))
+        elif form is Form.html:
+            page, complete = _page(folder, output, _data_directory(data_directory), trust_code)
+            show(str(page))
+            code = max(code, 0 if complete else 3)
+            if open_page and not webbrowser.open(page.absolute().as_uri()):
+                say(f"no browser could be started; open {page}")
+        else:
+            text, complete = _report_text(
+                folder, form, significance, _data_directory(data_directory), trust_code
+            )
+            texts.append(text)
+            code = max(code, 0 if complete else 3)
+    if texts and output is None:
+        show("\n".join(texts))
+    elif texts and output is not None:
+        write_atomic(output, "\n".join(texts).encode())
+    return code
+
+
+def _report_text(
+    folder: Path, form: Form, significance: bool, data_directory: Path, trust_code: bool
+) -> tuple[str, bool]:
+    """A study's report as text, and whether all of it could be made."""
+    from benchmark.report.study_results import load_study
+    from benchmark.report.tables import csv_table, latex_table, markdown_table, terminal_table
+
     loaded = load_study(folder)
+    complete = not loaded.unreadable
     further: list[Table] = []
     sentence_rows: list[dict[str, Any]] | None = None
     if significance:
-        further, sentence_rows, complete = _sentence_significance(
-            loaded, folder, _data_directory(data_directory), trust_code
-        )
-        code = code or (0 if complete else 3)
-    if as_json or form is Form.json:
+        further, sentence_rows, whole = _sentence_significance(loaded, folder, data_directory, trust_code)
+        complete = complete and whole
+    if form is Form.json:
         document = _report_document(loaded)
         if sentence_rows is not None:
             document["sentence_significance"] = sentence_rows
-        text = json.dumps(document, indent=1) + "\n"
-    elif form is Form.markdown:
-        text = markdown_table(loaded, further=further)
-    else:
-        text = terminal_table(loaded, _width(), further=further)
-    if output is None:
-        show(text)
-    else:
-        write_atomic(output, text.encode())
-    return code or (3 if loaded.unreadable else 0)
+        return json.dumps(document, indent=1) + "\n", complete
+    if form is Form.markdown:
+        return markdown_table(loaded, further=further), complete
+    if form is Form.latex:
+        return latex_table(loaded, further=further), complete
+    if form is Form.csv:
+        return csv_table(loaded), complete
+    return terminal_table(loaded, _width(), further=further), complete
+
+
+def _page(folder: Path, output: Path | None, data_directory: Path, trust_code: bool) -> tuple[Path, bool]:
+    """The study's page, written, and whether all of the study is in it."""
+    from tqdm import tqdm
+
+    from benchmark.report.html import write_pages
+    from benchmark.report.samples import Samples
+    from benchmark.report.study_results import load_study
+    from benchmark.rescore import References
+
+    loaded = load_study(folder)
+    samples = Samples(folder, References(folder, data_directory, trust_code=trust_code))
+    page = write_pages(
+        loaded,
+        folder,
+        output or folder / "report",
+        samples,
+        lambda records: tqdm(list(records), desc=loaded.name, unit="run", leave=False, disable=None),
+    )
+    for line in (*samples.left_out, *loaded.unreadable):
+        say(f"left out: {line}")
+    return page, not loaded.unreadable
 
 
 def _rebuild_wandb(folder: Path, output: Path | None) -> int:
@@ -732,12 +801,15 @@ def check(
 
     outcomes = check_named(name, _data_directory(data_directory))
     if as_json:
-        rows = [{"name": one.name, "ok": one.ok, "message": one.message} for one in outcomes]
+        rows = [
+            {"name": one.name, "ok": one.ok, "applies": one.applies, "message": one.message}
+            for one in outcomes
+        ]
         show(json.dumps(rows, indent=1))
     else:
         for one in outcomes:
             show(
-                f"{'ok    ' if one.ok else 'FAILED'}  {one.name}"
+                f"{('ok' if one.applies else '-') if one.ok else 'FAILED':6}  {one.name}"
                 + (f": {one.message}" if one.message else "")
             )
     return 0 if all(one.ok for one in outcomes) else 4
@@ -899,4 +971,21 @@ def resolve(options: Annotated[str, typer.Option()]) -> int:
 
 def main() -> None:
     """Run the command line."""
-    app()
+    # A cache that cannot be written is no reason to talk; Lightning imports it.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.Abort:
+        say("interrupted")
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        # typer's errors of a command line have their class in different places in its versions
+        if not hasattr(error, "format_message"):
+            raise
+        text = error.format_message()
+        if "\n" in text:  # the help, where no command was given
+            show(text)
+        else:
+            context = getattr(error, "ctx", None)
+            say(f"{text.rstrip('.')}; {context.command_path if context else 'seqbench'} --help tells more")
+        sys.exit(2)

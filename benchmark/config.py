@@ -518,7 +518,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def unknown_name(what: str, name: str, valid: Iterable[str]) -> UserError:
     """An error that names the nearest valid name and lists all of them."""
-    names = sorted(valid)
+    names = sorted(set(valid))
     there_are = ", ".join(names) or "none"
     return UserError(f"{what}: no {shown(name)}{nearest(name, names)}; there are: {there_are}")
 

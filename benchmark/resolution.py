@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.check import preflight_model
+from benchmark.check import preflight_model, preflight_task
 from benchmark.config import Experiment, RunOptions, UserError, canonical_json
 from benchmark.device import choose_device, device_in_use
 from benchmark.evaluation import Process
@@ -84,15 +84,14 @@ def resolve(asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
     whose budget or match is in seconds are timed against each other (`seconds_per_step`).
 
     Raises:
-        UserError: a match that cannot be reached.
+        UserError: a device that is not there, data or files of the user's that are not sound, a match that
+            cannot be reached.
     """
+    choose_device(options.device)
+    _look_at([one.experiment for one in asked], options)
     experiments = _with_precision([one.experiment for one in asked], options)
     held: dict[int, float] = {}
-    matched = {one.reference for one in asked if one.match is not None}
     for number, one in enumerate(asked):
-        in_match = one.match is not None or number in matched
-        if in_match and one.experiment.model_file_sha256 is not None:
-            preflight_model(one.experiment.model_name, one.experiment.model)
         if one.match == "parameters":
             assert one.reference is not None
             reference, experiment = experiments[one.reference], experiments[number]
@@ -132,6 +131,23 @@ def resolve(asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
         )
         for number, experiment in enumerate(resolved)
     ]
+
+
+def _look_at(experiments: Sequence[Experiment], options: RunOptions) -> None:
+    """Find what is wrong with the user's files and data before anything is frozen; data are then prepared."""
+    models, tasks = {}, {}
+    for one in experiments:
+        sections = one.document()
+        if one.model_file_sha256 is not None:
+            models[canonical_json(sections["model"])] = one
+        if one.task.reads_files or one.task_file_sha256 is not None:
+            tasks[canonical_json([sections["task"], sections["data"]])] = one
+    for one in models.values():
+        preflight_model(one.model_name, one.model)
+    for one in tasks.values():
+        if one.task_file_sha256 is not None:
+            preflight_task(one.task_name, one.task, options.data_directory)
+        corpus_of(one, options.data_directory, options.cache_directory)
 
 
 def _with_precision(experiments: list[Experiment], options: RunOptions) -> list[Experiment]:

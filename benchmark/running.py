@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
 
-from benchmark.config import BUDGETS, RunOptions, UserError, nested, varying_fields
+from benchmark.config import BUDGETS, RunOptions, UserError, canonical_json, nested, varying_fields
 from benchmark.engines import Finished
 from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell
 from benchmark.forecast import Pace, duration
@@ -24,6 +24,7 @@ from benchmark.study import (
     decide,
     decisions,
     frozen_devices,
+    known_runs,
     make,
     remaining,
     remaining_speed,
@@ -60,13 +61,23 @@ class Outcome:
 
 
 class StudyRun:
-    """One worker's way through a study."""
+    """One worker's way through a study.
+
+    Args:
+        begins: said once the study is made, so that a mistake in it is all that is said.
+    """
 
     def __init__(
-        self, folder: StudyFolder, options: RunOptions, *, say: Say, fail_fast: bool = False
+        self,
+        folder: StudyFolder,
+        options: RunOptions,
+        *,
+        say: Say,
+        fail_fast: bool = False,
+        begins: str = "",
     ) -> None:
         self._folder, self._options = folder, options
-        self._say, self._fail_fast = say, fail_fast
+        self._say, self._fail_fast, self._begins = say, fail_fast, begins
         self._supervisor = Supervisor()
 
     def run(self, request: Request) -> Outcome:
@@ -78,7 +89,10 @@ class StudyRun:
             Refused, ChildFailed: the study could not be made.
         """
         with self._supervisor.handling_signals():
+            _check_data(request, self._folder, self._options)
             outcome = Outcome(made=self._make(request))
+            if self._begins:
+                self._say(self._begins)
             if request.after_search is not None:
                 chosen = self._search(outcome)
                 if chosen is None:
@@ -221,6 +235,34 @@ def planned(request: Request, folder: StudyFolder) -> Request:
     settings = {key: nested(one.settings) for key, one in decisions(folder).items()}
     every = {(cell.model_preset, cell.task_preset) for cell in request.trials}
     return request.after_search(settings) if every <= settings.keys() else request
+
+
+def _check_data(request: Request, folder: StudyFolder, options: RunOptions) -> None:
+    """What is done stands for the data as they are.
+
+    Raises:
+        UserError: they have changed since.
+    """
+    if not any(cell.experiment.task.reads_files for cell in (*request.trials, *request.cells)):
+        return
+    now: dict[str, str | None] = {}
+    for cell, run_id in known_runs(request, folder):
+        if run_id is None or not cell.experiment.task.reads_files:
+            continue
+        record = folder.readable(run_id)
+        if not isinstance(record, TrainRecord) or not record.task_fingerprint:
+            continue
+        key = canonical_json(cell.experiment.document()["task"])
+        if key not in now:
+            try:
+                now[key] = cell.experiment.task.build(options.data_directory).fingerprint()
+            except (ValueError, OSError):
+                now[key] = None  # they are not here, which matters to a run that is still to be made
+        if now[key] not in (None, record.task_fingerprint):
+            raise UserError(
+                f"{cell.task_preset}: its data files have changed since run {run_id} was made; put them "
+                "back, or take another --study"
+            )
 
 
 def _check_device(devices: set[str], options: RunOptions) -> None:

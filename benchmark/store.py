@@ -368,6 +368,17 @@ class StudyFolder:
         if free < FREE_BYTES:
             raise UserError(f"{self.path}: {free:,} bytes are free, and a study needs {FREE_BYTES:,}")
 
+    def remove_if_empty(self) -> None:
+        """Undo `prepare` where no study came of it; whatever else is there stays."""
+        if self.study_path.exists():
+            return
+        for lock in self.path.glob(".*.lock"):
+            with contextlib.suppress(OSError):
+                lock.unlink()
+        for path in (self.path / "runs", self.texts, self.path):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+
     def contents(self) -> Contents:
         """The records of all runs, in the order of their ids, without their curves."""
         records: list[Record] = []

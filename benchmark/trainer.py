@@ -137,6 +137,7 @@ class Timetable(Callback):
         self.step_log, self.progress, self.signals = log, progress, signals
         self.run_id = experiment.run_id()
         self.machine = _machine(provenance)
+        self.data_fingerprint = task.fingerprint()
         self.steps = experiment.training.steps
         self.validation_steps = validation_steps(self.steps, experiment.training.validations)
         self.curve: list[CurvePoint] = []
@@ -250,6 +251,7 @@ class Timetable(Callback):
         return {
             "run_id": self.run_id,
             "machine": self.machine,
+            "data": self.data_fingerprint,
             "curve": _CURVE.dump_json(self.curve).decode(),
             "seconds_before": self.wall_seconds(),
             "resumed_times": self.resumed_times,
@@ -259,6 +261,11 @@ class Timetable(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict.get("data", self.data_fingerprint) != self.data_fingerprint:
+            raise UserError(
+                f"{self.folder}: the data files have changed since it began to train; put them back, or "
+                "remove the folder to train from the start"
+            )
         if state_dict["run_id"] != self.run_id:
             raise UserError(
                 f"{self.folder}: its checkpoint belongs to run {state_dict['run_id']} and not to "

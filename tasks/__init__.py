@@ -31,6 +31,8 @@ class TaskConfig(BaseModel):
 
     version: ClassVar[int] = 1
     """Raised when the data that a config gives change; part of every run's identity."""
+    reads_files: ClassVar[bool] = False
+    """Whether the data lie in files, which may be missing or wrong."""
 
     def build(self, data_directory: Path) -> Task:
         """The task. Reads from, or downloads to, `data_directory`; a generated task ignores it."""

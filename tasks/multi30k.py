@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,8 @@ SHA256 = {
 
 class Config(TaskConfig):
     """One direction of three languages."""
+
+    reads_files: ClassVar[bool] = True
 
     source: Literal["en", "de", "fr"] = "en"
     target: Literal["en", "de", "fr"] = "de"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,8 @@ SUSPICIOUS_RATIO = 4
 
 class Config(TaskConfig):
     """Names of files are relative to the data directory, or absolute."""
+
+    reads_files: ClassVar[bool] = True
 
     train: str = "train.tsv"
     """A TSV file; or, with `source` and `target`, what the names of two files begin with."""

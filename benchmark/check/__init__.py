@@ -33,6 +33,8 @@ class Outcome:
     ok: bool
     message: str
     """One line: what is wrong, where, what was expected and what was got; or a remark; or nothing."""
+    applies: bool = True
+    """Whether there was anything to check."""
 
 
 class CheckFailed(Exception):
@@ -40,6 +42,10 @@ class CheckFailed(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(one_line(text))
+
+
+class NotApplicable(Exception):
+    """There is nothing to check, which is no fault; the text says why."""
 
 
 class _Named(Protocol):
@@ -56,16 +62,20 @@ def outcome_of(check: Callable[[SubjectT], str], subjects: list[SubjectT]) -> Ou
 
     name = check.__name__.replace("_", " ")
     remarks: dict[str, None] = {}
+    applies = False
     for subject in subjects:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 remarks[check(subject)] = None
+            applies = True
+        except NotApplicable as reason:
+            remarks[str(reason)] = None
         except CheckFailed as failure:
             return Outcome(name, False, f"{subject.name}: {failure}")
         except Exception as error:  # of the code under check, which may do anything
             return Outcome(name, False, f"{subject.name}: {described(error)}")
-    return Outcome(name, True, "; ".join(remark for remark in remarks if remark))
+    return Outcome(name, True, "; ".join(remark for remark in remarks if remark), applies)
 
 
 def described(error: BaseException) -> str:
@@ -151,6 +161,7 @@ def preflight_model(name: str, config: Any) -> None:
     from benchmark.check.model import (
         ModelUnderCheck,
         at_test_size,
+        it_builds,
         no_target_position_sees_its_future,
         the_hooks_answer_in_the_right_form,
         theory_equals_what_is_counted,
@@ -158,6 +169,7 @@ def preflight_model(name: str, config: Any) -> None:
 
     small, whole = ModelUnderCheck(name, at_test_size(config)), ModelUnderCheck(name, config)
     checks = (
+        (it_builds, whole),
         (the_hooks_answer_in_the_right_form, small),
         (no_target_position_sees_its_future, small),
         (theory_equals_what_is_counted, small),

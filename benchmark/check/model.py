@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.check import CheckFailed
+from benchmark.check import CheckFailed, NotApplicable
 from benchmark.check.hooks import Hooks, called
 from benchmark.decoding import NEVER_PRODUCED, Hypothesis, beam_search, greedy
 from models import BEGIN, END, PADDING, ModelConfig, Seq2SeqModel, Theory
@@ -591,11 +591,17 @@ def the_loss_is_finite_in_bfloat16(subject: ModelUnderCheck) -> str:
     return ""
 
 
+def it_builds(subject: ModelUnderCheck) -> str:
+    """The config gives a model."""
+    _counted_parameters(subject.config, VOCABULARY_SIZE)
+    return ""
+
+
 def theory_equals_what_is_counted(subject: ModelUnderCheck) -> str:
     """`Config.theory` gives the parameters and the operations that are counted; a model may do without it."""
     config = subject.config
     if type(config).theory is ModelConfig.theory:
-        return "no theory(): the model cannot take part in comparisons at equal operations"
+        raise NotApplicable("no theory(): the model cannot take part in comparisons at equal operations")
 
     def theory(vocabulary_size: int, source_length: int, target_length: int) -> Theory:
         answer = called("theory", config.theory, vocabulary_size, source_length, target_length)

@@ -320,7 +320,8 @@ def resolve(supervisor: Supervisor, asked: Sequence[Asked], options: RunOptions)
         Refused: the child found a mistake of the user and named it.
         ChildFailed: it ended otherwise.
     """
-    if all(is_resolved(one.experiment) and one.match is None for one in asked):
+    # Nothing to measure, and nothing of the user's that could be wrong.
+    if options.device in ("auto", "cpu") and not any(map(_needs_a_look, asked)):
         return [Resolved(experiment=one.experiment) for one in asked]
     documents = json.dumps(
         [
@@ -332,7 +333,7 @@ def resolve(supervisor: Supervisor, asked: Sequence[Asked], options: RunOptions)
     if ended.exit_code == 2:
         raise Refused
     if ended.exit_code != 0:
-        raise ChildFailed(f"the budgets could not be turned into steps: {_reason(ended)}")
+        raise ChildFailed(f"the study could not be made: {_reason(ended)}")
     return [
         Resolved(
             experiment=experiment_from(one["experiment"], files_allowed=True),
@@ -341,6 +342,13 @@ def resolve(supervisor: Supervisor, asked: Sequence[Asked], options: RunOptions)
         )
         for one in json.loads(ended.output)
     ]
+
+
+def _needs_a_look(asked: Asked) -> bool:
+    experiment = asked.experiment
+    of_the_user = experiment.model_file_sha256 or experiment.task_file_sha256
+    is_open = asked.match is not None or not is_resolved(experiment)
+    return bool(is_open or of_the_user or experiment.task.reads_files)
 
 
 class LocalEngine:

@@ -100,11 +100,10 @@ def test_every_help_ends_with_examples(command):
     "arguments", [["rum"], ["run"], ["run", "--no-such-option"], ["report"], ["list", "nothing"]]
 )
 def test_a_wrong_command_line_ends_with_2(arguments):
-    code, output, errors = inside(*arguments)
-    assert code == 2
-    assert not output
-    assert errors
-    assert "Traceback" not in errors
+    ended = seqbench(*arguments)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith("seqbench: ")
+    assert ended.stderr.endswith(" --help tells more\n")
 
 
 MISTAKES = [
@@ -157,21 +156,98 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize(("name", "content", "text"), BAD_DATA.values(), ids=BAD_DATA)
-def test_bad_data_costs_one_line_and_leaves_the_run_to_be_made(name, content, text, tmp_path):
+def test_bad_data_costs_one_line_and_leaves_nothing_behind(name, content, text, tmp_path):
+    _write_text(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    code, output, errors = _run_text(tmp_path)
+    assert (code, output, errors) == (2, "", f"seqbench: {text.replace('FOLDER', str(tmp_path))}\n")
+    assert not list(tmp_path.glob("results/*")), "no study came of it"
+
+
+def test_bad_data_of_one_task_keep_the_others_from_beginning(tmp_path):
+    _write_text(tmp_path)
+    (tmp_path / "valid.en").write_bytes(b"")
+    code, output, errors = _run_text(tmp_path, "task.name=rearrange,parallel_text")
+    assert (code, output) == (2, "")
+    assert errors.count("\n") == 1
+    assert not list(tmp_path.glob("results/*"))
+
+
+def test_what_is_done_stands_for_the_data_as_they_are(tmp_path):
+    _write_text(tmp_path)
+    assert _run_text(tmp_path)[0] == 0
+    (record,) = tmp_path.glob("results/s/runs/*/record.json")
+    before = record.read_bytes()
+    (tmp_path / "train.de").write_bytes(b"d c b a\n" * 20)
+    for seeds in ("seed=0", "seed=0,1"):
+        code, output, errors = _run_text(tmp_path, seeds)
+        assert (code, output) == (2, "")
+        assert errors == (
+            f"seqbench: parallel_text: its data files have changed since run {record.parent.name} was made; "
+            "put them back, or take another --study\n"
+        )
+    assert record.read_bytes() == before
+    _write_text(tmp_path)
+    code, _, errors = _run_text(tmp_path)
+    assert (code, "1 runs, 1 done, 0 to do" in errors) == (0, True)
+    (tmp_path / "train.de").unlink()
+    assert _run_text(tmp_path)[0] == 0, "what is done needs no data"
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+def test_a_device_that_is_not_there_costs_one_line(device, tmp_path):
+    if device == "cuda" and torch_has_cuda():
+        pytest.skip("there is one")
+    ended = seqbench(
+        "run", "model=lstm-small", "task=reverse", "training.steps=1", "training.precision=float32",
+        "--device", device, "--results", tmp_path / "results",
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert f"no '{device}' here" in ended.stderr
+    assert not list(tmp_path.glob("results/*"))
+
+
+def test_a_model_that_fails_at_the_size_asked_for_costs_one_line(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        (ROOT / "models" / "lstm.py").read_text()
+        .replace("class Config(ModelConfig):", "class Config(ModelConfig):\n    shift: int = 0\n", 1)
+        .replace("    def build(self, vocabulary_size: int) -> LSTM:",
+                 "    def tiny(self):\n        return type(self)(width=16, shift=1)\n\n"
+                 "    def build(self, vocabulary_size: int) -> LSTM:\n        1 / self.shift", 1)
+    )  # fmt: skip
+    ended = seqbench(
+        "run", f"model.name={tmp_path}/mine.py", "task=reverse", "training.steps=1",
+        "training.precision=float32", "--results", tmp_path / "results", "--wandb", "disabled",
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert "ZeroDivisionError" in ended.stderr
+    assert not list(tmp_path.glob("results/*"))
+
+
+def torch_has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _write_text(tmp_path):
     for split in ("train", "valid", "test"):
         for language in ("en", "de"):
             (tmp_path / f"{split}.{language}").write_bytes(b"a b c d\n" * 20)
-    (tmp_path / name).write_bytes(content)
+
+
+def _run_text(tmp_path, *fields):
+    tasks = [] if any(one.startswith("task.name") for one in fields) else ["task.name=parallel_text"]
     ended = seqbench(
-        "run", "model=lstm-small", "task.name=parallel_text", "task.train=train", "task.validation=valid",
-        "task.test=test", "task.source=en", "task.target=de", "task.vocabulary=symbols", "training.steps=1",
-        "training.precision=float32", "--data-dir", tmp_path, "--results", tmp_path / "results",
-        "--study", "s", "--wandb", "disabled", XDG_CACHE_HOME=str(tmp_path / "cache"),
+        "run", "model=lstm-small", "model.width=16", *tasks, *fields, "task.train=train",
+        "task.validation=valid", "task.test=test", "task.source=en", "task.target=de",
+        "task.vocabulary=symbols", "training.steps=1", "training.precision=float32", "--data-dir", tmp_path,
+        "--results", tmp_path / "results", "--study", "s", "--wandb", "disabled",
+        XDG_CACHE_HOME=str(tmp_path / "cache"),
     )  # fmt: skip
-    assert ended.stdout == ""
-    assert ended.stderr.splitlines()[-1] == f"seqbench: {text.replace('FOLDER', str(tmp_path))}"
-    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
-    assert not list(tmp_path.glob("results/s/runs/*/record.json"))
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 @pytest.mark.parametrize("loader", ["!!python/object/apply:os.system", "!!python/name:os.system"])

@@ -20,7 +20,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from benchmark import checkpoint, tracking, trainer
-from benchmark.config import UserError
+from benchmark.config import UserError, experiment_from
 from benchmark.device import choose_device
 from benchmark.measure.speed import PlainLoop, TimedBatches
 from benchmark.measure.steps import StepLog
@@ -182,6 +182,20 @@ def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     (runs / one.run_id()).rename(runs / other.run_id())
     with pytest.raises(UserError, match=f"belongs to run {one.run_id()} and not to {other.run_id()}"):
         run(other, tmp_path)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "validation"):
+        (data / f"{split}.tsv").write_text("a b c\tc b a\n" * 40)
+    one = experiment("lstm", training={"steps": 3, "validations": 1})
+    task = {"name": "parallel_text", "vocabulary": "symbols", "test": None}
+    one = experiment_from({**one.document(), "task": task}, files_allowed=False)
+    assert run(one, tmp_path) is not None
+    (data / "train.tsv").write_text("c b a\ta b c\n" * 40)
+    with pytest.raises(UserError, match="the data files have changed since it began to train; put them back"):
+        run(one, tmp_path)
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
