@@ -10,14 +10,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.config import UserError, checked, shown, task_module
 from benchmark.hypotheses import hypotheses_path, lines_sha256, read_lines
 from benchmark.measure.quality import METRICS
 from benchmark.record import Score, TrainRecord
 from benchmark.store import StudyFolder, write_atomic
-from benchmark.study_texts import kept_references, texts_folder
+from benchmark.study_texts import kept_references, kept_sources, texts_folder
 from tasks import VALIDATION
 
 TOLERANCE = 1e-9
@@ -68,8 +68,13 @@ def rescore(study_folder: Path, data_directory: Path, *, trust_code: bool = Fals
     return result
 
 
+class _Texts(NamedTuple):
+    references: list[str]
+    sources: list[str] | None
+
+
 class References:
-    """The references of a study's splits, each read once: from its own texts, else from the task.
+    """The texts of a study's splits, each read once: from its own copies, else from the task.
 
     Args:
         study_folder: the study.
@@ -81,7 +86,7 @@ class References:
         self.study_folder = study_folder
         self.data_directory = data_directory
         self.trust_code = trust_code
-        self._read: dict[tuple[Path, str], list[str]] = {}
+        self._read: dict[tuple[Path, str], _Texts] = {}
 
     def of(self, record: TrainRecord, split: str) -> list[str]:
         """The references of a run's split.
@@ -89,6 +94,13 @@ class References:
         Raises:
             UserError: they are not kept, and the task cannot give them or has others now.
         """
+        return self._texts(record, split).references
+
+    def sources(self, record: TrainRecord, split: str) -> list[str] | None:
+        """The sources of a run's split, where they are known with its references; errors as `of`."""
+        return self._texts(record, split).sources
+
+    def _texts(self, record: TrainRecord, split: str) -> _Texts:
         task = record.experiment.get("task")
         if not isinstance(task, Mapping):
             path = self.study_folder / "runs" / record.run_id / "record.json"
@@ -99,13 +111,15 @@ class References:
         if (folder, split) not in self._read:
             kept = kept_references(folder, split)
             if kept is None:
-                kept = _from_task(record, split, self.data_directory, trust_code=self.trust_code)
-            self._read[folder, split] = kept
+                texts = _from_task(record, split, self.data_directory, trust_code=self.trust_code)
+            else:
+                texts = _Texts(kept, kept_sources(folder, split))
+            self._read[folder, split] = texts
         return self._read[folder, split]
 
 
-def _from_task(record: TrainRecord, split: str, data_directory: Path, *, trust_code: bool) -> list[str]:
-    """The references of a split as the task gives them now; refused where its data are others."""
+def _from_task(record: TrainRecord, split: str, data_directory: Path, *, trust_code: bool) -> _Texts:
+    """The texts of a split as the task gives them now; refused where its data are others."""
     section: dict[str, Any] = dict(record.experiment["task"])  # type: ignore[arg-type]  # checked by `References`
     loaded = task_module(str(section.pop("name", "")), files_allowed=trust_code)
     config = checked("task", loaded.module.Config, section)
@@ -121,7 +135,8 @@ def _from_task(record: TrainRecord, split: str, data_directory: Path, *, trust_c
         task = config.build(data_directory)
         if task.fingerprint() != record.task_fingerprint:
             raise UserError(f"{where}: its data files have changed since the run")
-        return [reference for _, reference in task.pairs(split)]
+        pairs = list(task.pairs(split))
+        return _Texts([reference for _, reference in pairs], [source for source, _ in pairs])
     except ValueError as error:
         raise error if isinstance(error, UserError) else UserError(f"{where}: {error}") from error
 

@@ -51,5 +51,11 @@ def kept_references(folder: Path, split: str) -> list[str] | None:
     return read_lines(path) if path.exists() else None
 
 
+def kept_sources(folder: Path, split: str) -> list[str] | None:
+    """The sources of a split; as `kept_references`."""
+    path = _path(folder, split, SOURCE)
+    return read_lines(path) if path.exists() else None
+
+
 def _path(folder: Path, split: str, side: str) -> Path:
     return folder / f"{split}.{side}.txt.gz"

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmark.report.escaping import for_markdown, for_terminal
+from benchmark.report.escaping import for_latex, for_markdown, for_terminal
 
 BETWEEN = "  "
 NOT_MEASURED = "-"
@@ -19,6 +19,9 @@ METRIC_TITLES = {
     "token_accuracy": ("token", "accuracy %"),
 }
 """Metrics as tables call them, line by line."""
+
+
+Place = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,12 @@ class Table:
     """What is not in the rows and should be seen: runs that failed."""
     last_notes: list[str] = field(default_factory=list)
     """What is to be explained and belongs to no column."""
+    best: frozenset[Place] = frozenset()
+    """Row and column of the highest mean of each column whose differences are tested."""
+    level: frozenset[Place] = frozenset()
+    """Of what the seeds do not tell from that."""
+    runs: Sequence[Sequence[tuple[str, str]]] = ()
+    """For each row, the runs behind it: what a reader calls them, and their ids."""
 
     @property
     def notes(self) -> list[str]:
@@ -82,7 +91,7 @@ def markdown_lines(table: Table) -> list[str]:
         f"## {for_markdown(table.title)}",
         *items(table.heading),
         "",
-        row([_on_one_line(column.title) for column in table.columns]),
+        row([on_one_line(column.title) for column in table.columns]),
         "|" + "|".join(":---" if column.is_text else "---:" for column in table.columns) + "|",
         *map(row, table.rows),
         *items(table.remarks),
@@ -90,7 +99,52 @@ def markdown_lines(table: Table) -> list[str]:
     ]
 
 
-def _on_one_line(title: Sequence[str]) -> str:
+def latex_lines(table: Table) -> list[str]:
+    """The table as a float of LaTeX; it needs the packages booktabs, graphicx and textcomp.
+
+    Bold is the highest mean, underlined what the seeds do not tell from it.
+    """
+
+    def head(column: Column) -> str:
+        side = "l" if column.is_text else "r"
+        lines = r" \\ ".join(map(for_latex, column.title))
+        return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}{lines}\end{{tabular}}"
+
+    def cell(row: int, column: int, text: str) -> str:
+        text = for_latex(text)
+        if (row, column) in table.best:
+            return rf"\textbf{{{text}}}"
+        return rf"\underline{{{text}}}" if (row, column) in table.level else text
+
+    notes = [*table.heading, *table.remarks, *table.notes]
+    if table.best:
+        notes.append("Bold: the highest mean; underlined: what these seeds do not tell from it.")
+    return [
+        r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{for_latex(table.title)}}}",
+        r"\sbox0{%",
+        rf"\begin{{tabular}}{{{''.join('l' if column.is_text else 'r' for column in table.columns)}}}",
+        r"\toprule",
+        " & ".join(map(head, table.columns)) + r" \\",
+        r"\midrule",
+        *(
+            " & ".join(cell(row, column, text) for column, text in enumerate(texts)) + r" \\"
+            for row, texts in enumerate(table.rows)
+        ),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        # no wider than the text, and not blown up to it
+        r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+        *([r"\par\smallskip{\footnotesize\raggedright"] if notes else []),
+        *(rf"{for_latex(note)}\par" for note in notes),
+        *(["}"] if notes else []),
+        r"\end{table}",
+    ]
+
+
+def on_one_line(title: Sequence[str]) -> str:
+    """A column's title without its line ends."""
     return " ".join(title).replace("_ ", "_").replace("/ ", "/")
 
 

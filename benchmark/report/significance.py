@@ -7,6 +7,7 @@ so few seeds cannot decide as well.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def score_name(split: str, metric: str) -> str:
     return f"{split} {' '.join(METRIC_TITLES.get(metric, (metric,)))}"
 
 
+@functools.lru_cache(maxsize=16)
 def families(group: Group) -> list[Family]:
     """All families of a group in the order of its scores and rows; none where `untested_because` says why.
 
@@ -82,6 +84,23 @@ def families(group: Group) -> list[Family]:
         )
         for split, metric in _tested(group)
     ]
+
+
+def leaders(family: Family) -> tuple[Cell, list[Cell]]:
+    """The row with the highest mean, and those that the seeds do not tell from it."""
+    cells = dict.fromkeys(cell for pair in family.pairs for cell in (pair.first, pair.second))
+    means = {
+        cell: score.mean for cell in cells if (score := cell.score(family.split, family.metric)) is not None
+    }
+    best = max(means, key=lambda cell: means[cell])
+    level = []
+    for pair in family.pairs:
+        if best in (pair.first, pair.second):
+            other = pair.second if pair.first is best else pair.first
+            decided = pair.comparison is not None and pair.comparison.words().endswith(" higher")
+            if other in means and not decided:
+                level.append(other)
+    return best, level
 
 
 def untested_because(group: Group) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmark.config import UserError
-from benchmark.record import SpeedRecord, TrainRecord
+from benchmark.record import LayerRecord, SpeedRecord, TrainRecord
 from benchmark.report.comparison import Group, Matches, groups
 from benchmark.store import StudyFolder
 
@@ -22,6 +22,7 @@ class StudyResults:
     name: str
     train_records: tuple[TrainRecord, ...] = ()
     speed_records: tuple[SpeedRecord, ...] = ()
+    layer_records: tuple[LayerRecord, ...] = ()
     unreadable: tuple[str, ...] = ()
     """One line for each record that is there and cannot be read."""
     missing: tuple[str, ...] = ()
@@ -68,6 +69,7 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
         name=study.name,
         train_records=tuple(r for r in trained.values() if r.run_id not in trials),
         speed_records=tuple(r for r in contents.records if isinstance(r, SpeedRecord)),
+        layer_records=tuple(r for r in contents.records if isinstance(r, LayerRecord)),
         unreadable=tuple(unreadable),
         missing=tuple({cell.run_id: cell.label for cell in cells if cell.run_id not in there}.values()),
         model_order=tuple(dict.fromkeys(cell.model for cell in cells)),

@@ -6,25 +6,29 @@ its columns. Nothing is marked as best: whether a difference is one needs more t
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 
 from benchmark.measure.significance import Summary
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import match_lines, ranking_remarks
 from benchmark.report.checklist import checklist
-from benchmark.report.comparison import Cell, Group, group_titles
-from benchmark.report.escaping import for_markdown, for_terminal
+from benchmark.report.comparison import Cell, Group, group_titles, rows, speed_rows
+from benchmark.report.escaping import for_csv, for_latex, for_markdown, for_terminal
 from benchmark.report.layout import (
     METRIC_TITLES,
     NOT_MEASURED,
     Column,
+    Place,
     Table,
+    latex_lines,
     markdown_lines,
     terminal_lines,
 )
 from benchmark.report.rounding import count, with_half_width, without_spread
 from benchmark.report.search import search_tables
-from benchmark.report.significance import significance_tables
+from benchmark.report.significance import families, leaders, significance_tables
 from benchmark.report.study_results import StudyResults
 from tasks import VALIDATION
 
@@ -48,22 +52,47 @@ def markdown_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
+def latex_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str:
+    """All tables of a study, and `further` ones, for LaTeX with booktabs."""
+    parts = [["% needs \\usepackage{booktabs,graphicx,textcomp}"]]
+    parts += [latex_lines(table) for table in (*tables(study), *further)]
+    parts += [[f"% {for_latex(remark)}" for remark in study_remarks(study)]]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
+
+
+def csv_table(study: StudyResults) -> str:
+    """The rows of the comparison at full precision; of a study without one, those of its speed records."""
+    found = rows(study.groups) or speed_rows(study.speed_records)
+    text = io.StringIO(newline="")
+    if found:
+        writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: for_csv(value) for name, value in row.items()} for row in found)
+    return text.getvalue()
+
+
 def tables(study: StudyResults) -> list[Table]:
     """The tables of a study: its runs, one table for each set of conditions; which of their differences
     are significant; its speed records.
     """
-    train_groups = study.groups
-    titles = group_titles(study.name, train_groups)
     return [
         *search_tables(study),
-        *(_train_table(group, title) for group, title in zip(train_groups, titles, strict=True)),
-        *significance_tables(train_groups, titles),
-        *(
-            table
-            for record in study.speed_records
-            if record.status == "done"
-            for table in _speed_tables(record)
-        ),
+        *train_tables(study),
+        *significance_tables(study.groups, group_titles(study.name, study.groups)),
+        *speed_tables(study),
+    ]
+
+
+def train_tables(study: StudyResults) -> list[Table]:
+    """The comparison: a table for each set of conditions."""
+    titles = group_titles(study.name, study.groups)
+    return [_train_table(group, title) for group, title in zip(study.groups, titles, strict=True)]
+
+
+def speed_tables(study: StudyResults) -> list[Table]:
+    """Of the study's speed records that are done."""
+    return [
+        table for record in study.speed_records if record.status == "done" for table in _speed_tables(record)
     ]
 
 
@@ -97,11 +126,21 @@ def _train_table(group: Group, title: str) -> Table:
     columns.append((Column(title=("runs", "done/failed/", "diverged"), note=note), _run_counts))
     if len({_seeds(cell) for cell in group.cells}) > 1:
         columns.append((Column(title=("seeds",)), _seeds))
+    first_score = len(columns)
     columns += _score_columns(group)
     columns += _cost_columns()
     if any(record.steps != _budget_steps(record) for cell in group.cells for record in cell.done):
         columns.append((Column(title=("steps", "taken")), _median_text("steps", count)))
-    shown = [(column, value) for column, value in columns if column.is_text or _any_value(group, value)]
+    keep = [i for i, (column, value) in enumerate(columns) if column.is_text or _any_value(group, value)]
+    shown = [columns[i] for i in keep]
+    best: set[Place] = set()
+    level: set[Place] = set()
+    for family in families(group):
+        key = (family.split, family.metric)
+        if key in (keys := _shown_scores(group)) and (column := first_score + keys.index(key)) in keep:
+            leader, others = leaders(family)
+            best.add((group.cells.index(leader), keep.index(column)))
+            level |= {(group.cells.index(cell), keep.index(column)) for cell in others}
     return Table(
         title=title,
         heading=_heading(group),
@@ -110,7 +149,14 @@ def _train_table(group: Group, title: str) -> Table:
         labels=labels,
         remarks=_unsuccessful(group),
         last_notes=checklist(group),
+        best=frozenset(best),
+        level=frozenset(level),
+        runs=[[(_run_text(r), r.run_id) for r in cell.records] for cell in group.cells],
     )
+
+
+def _run_text(record: TrainRecord) -> str:
+    return f"seed {record.seed}" if record.status == "done" else f"seed {record.seed} {record.status}"
 
 
 def _model_text(cell: Cell) -> str:
@@ -125,20 +171,22 @@ def _any_value(group: Group, value: Callable[[Cell], str]) -> bool:
     return any(value(cell) != NOT_MEASURED for cell in group.cells)
 
 
+def _shown_scores(group: Group) -> list[tuple[str, str]]:
+    """Every score on a test split, and the first on validation, which ranks models."""
+    tests = [key for key in group.scored if key[0] != VALIDATION]
+    return tests + [key for key in group.scored if key[0] == VALIDATION][:1]
+
+
 def _score_columns(group: Group) -> list[tuple[Column, Callable[[Cell], str]]]:
-    scored = group.scored
-    tests = [key for key in scored if key[0] != VALIDATION]
-    # the metric to rank by comes first in a record
-    validation = [key for key in scored if key[0] == VALIDATION][:1]
     note = (
         "Scores: from 0 to 100, output against the raw reference; a test split is scored once, settings are "
         f"chosen on {VALIDATION} alone. ± is half the 95 % t-interval over seeds; one seed has none."
     )
     columns = []
-    for split, metric in tests + validation:
+    for split, metric in _shown_scores(group):
         title = (*_lines_of_name(split), *METRIC_TITLES.get(metric, (metric,)))
         columns.append((Column(title=title, note=note), _score_text(split, metric)))
-    if not validation:
+    if not any(split == VALIDATION for split, _ in group.scored):
         note = "Validation loss: nats per target token without label smoothing, median over seeds."
         title = (VALIDATION, "loss", "nats/token")
         columns.append((Column(title=title, note=note), _median_text("validation_loss", without_spread)))
@@ -231,9 +279,10 @@ def _peak_memory(cell: Cell) -> str:
 
 def _parameters(cell: Cell) -> str:
     body, every = cell.median("body_parameters"), cell.median("parameters")
-    if body is None or every is None:
+    if every is None:
         return NOT_MEASURED
-    return f"{without_spread(body / 1e6)}/{without_spread(every / 1e6)}"
+    known = NOT_MEASURED if body is None else without_spread(body / 1e6)
+    return f"{known}/{without_spread(every / 1e6)}"
 
 
 def _seeds(cell: Cell) -> str:

@@ -30,7 +30,7 @@ def terminal_page(facts: Facts, width: int = 120) -> str:
     for claim, finding in ledger:
         lines.append(f"{claim.number:6} {finding.verdict:20}  {_wrapped(claim.sentence, width, 30)}")
         lines.append(f"{'':30}{_wrapped(finding.effect, width, 30)}")
-    return "\n".join([*lines, "", _count(ledger)]) + "\n"
+    return "\n".join([*lines, "", count_of(ledger)]) + "\n"
 
 
 def _wrapped(text: str, width: int, indent: int) -> str:
@@ -38,7 +38,8 @@ def _wrapped(text: str, width: int, indent: int) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
-def _count(ledger: Sequence[tuple[Claim, Finding]]) -> str:
+def count_of(ledger: Sequence[tuple[Claim, Finding]]) -> str:
+    """How many claims have which verdict, in words."""
     verdicts = Counter(finding.verdict for _, finding in ledger)
     return ", ".join(f"{verdicts[word]} {word}" for word in (SUPPORTED, CONTRADICTED, UNDECIDED))
 
@@ -60,7 +61,7 @@ def write_page(facts: Facts, folder: Path, scale: str) -> Path:
         *(line for table in further_tables(facts) for line in (*markdown_lines(table), "")),
         "## The claims",
         "",
-        f"{_count(ledger)}.",
+        f"{count_of(ledger)}.",
         "",
         "| | claim | verdict | measured |",
         "|:---|:---|:---|:---|",

@@ -1,0 +1,324 @@
+"""What the page's charts show, as data: points with their intervals, axes with their units.
+
+The page draws them, and knows nothing of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from benchmark.measure.significance import summarise
+from benchmark.record import LayerRecord, Row, SpeedRecord, TrainRecord
+from benchmark.report.comparison import Cell, Group
+from benchmark.report.layout import METRIC_TITLES
+from benchmark.report.significance import row_name, score_name
+from tasks import VALIDATION
+
+Point = dict[str, float | str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A quantity that a chart can show: the points' field, and what a reader calls it, with its unit."""
+
+    field: str
+    label: str
+    log: bool = False
+    low: str = ""
+    """Field of the lower end of its interval; empty for a quantity without one."""
+    high: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One chart. A reader chooses between the axes where there are several."""
+
+    name: str
+    """Its anchor in the page."""
+    title: str
+    caption: str
+    kind: Literal["curves", "scatter", "intervals"]
+    """`curves` join the points of a series: for quantities between which values exist; `intervals` have a
+    line for each point, named by `label`."""
+    points: Sequence[Point]
+    x: Sequence[Axis]
+    y: Sequence[Axis] = field(default=())
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def quality_and_speed(number: int, title: str, group: Group) -> Chart | None:
+    """Score against speed as run, a point for each row."""
+    scores = [key for key in group.scored if key[0] != VALIDATION] or group.scored
+    points: list[Point] = []
+    for cell in group.comparable:
+        point: Point = {
+            "series": cell.model,
+            "label": row_name(cell),
+            "train": cell.median("train_target_tokens_per_second"),
+            "generate": cell.median("generate_sentences_per_second"),
+            "parameters": cell.median("parameters"),
+            "seconds": cell.median("train_seconds"),
+        }
+        for index, key in enumerate(scores):
+            point |= _summary(f"score{index}", cell.values(*key).values())
+        if cell.done:
+            points.append(point)
+    if len(points) < 2 or not scores:
+        return None
+    possible = (
+        Axis(field="train", label="training as run, target tokens/s"),
+        Axis(field="generate", label="generation as run, sentences/s"),
+        Axis(field="seconds", label="training, s"),
+        Axis(field="parameters", label="parameters"),
+    )
+    x = [axis for axis in possible if any(point[axis.field] is not None for point in points)]
+    return Chart(
+        name=f"quality-{number}",
+        title=title,
+        caption="Each point is a row of the table; bars are 95 % t-intervals over seeds, which one seed does "
+        "not have. Speeds as run follow each other in time: only a speed record compares them.",
+        kind="scatter",
+        points=points,
+        x=x,
+        y=[_score_axis(f"score{index}", score_name(*key)) for index, key in enumerate(scores)],
+    )
+
+
+def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, TrainRecord]) -> Chart | None:
+    """Validations during training, over steps, tokens and seconds; `curves` are records with their curve."""
+    points: list[Point] = []
+    metrics: dict[str, None] = {}
+    for cell in group.cells:
+        for step, found in sorted(_by_step(cell, curves).items()):
+            point: Point = {
+                "series": row_name(cell),
+                "step": step,
+                "tokens": _mean(one.train_target_tokens for one in found),
+                "seconds": _mean(one.train_seconds for one in found),
+                "seeds": len(found),
+            }
+            losses = [one.validation_loss for one in found if one.validation_loss is not None]
+            point |= _summary("loss", losses)
+            scores: dict[str, list[float]] = {}
+            for one in found:
+                for score in one.scores:
+                    scores.setdefault(score.metric, []).append(score.value)
+            for metric, values in scores.items():
+                metrics[metric] = None
+                point |= _summary(f"metric_{metric}", values)
+            points.append(point)
+    if not points:
+        return None
+    return Chart(
+        name=f"curves-{number}",
+        title=title,
+        caption="Validations while the models train: mean over seeds, bands are 95 % "
+        "t-intervals over seeds. Greedy output, weights as they are at that step.",
+        kind="curves",
+        points=points,
+        x=[
+            Axis(field="step", label="optimiser steps"),
+            Axis(field="tokens", label="target tokens, without padding"),
+            Axis(field="seconds", label="training, s"),
+        ],
+        y=[
+            *(
+                _score_axis(
+                    f"metric_{metric}", f"{VALIDATION} {' '.join(METRIC_TITLES.get(metric, (metric,)))}"
+                )
+                for metric in metrics
+            ),
+            _score_axis("loss", "validation loss, nats/token"),
+        ],
+    )
+
+
+def distances(number: int, title: str, group: Group) -> Chart | None:
+    """Scores on the splits that are named by a distance: `distance_16_trained`, `distance_64`."""
+    points: list[Point] = []
+    metrics: dict[str, None] = {}
+    for cell in group.comparable:
+        for split in dict.fromkeys(split for split, _ in group.scored):
+            distance = _distance(split)
+            if distance is None or not cell.done:
+                continue
+            point: Point = {
+                "series": row_name(cell),
+                "distance": distance,
+                "label": "trained" if split.endswith("_trained") else "not trained",
+            }
+            for metric in dict.fromkeys(metric for one, metric in group.scored if one == split):
+                metrics[metric] = None
+                point |= _summary(f"metric_{metric}", cell.values(split, metric).values())
+            points.append(point)
+    if not points:
+        return None
+    return Chart(
+        name=f"distance-{number}",
+        title=title,
+        caption="Accuracy against the distance that the task asks to bridge, inside and beyond the distances "
+        "of training; bars are 95 % t-intervals over seeds.",
+        kind="curves",
+        points=sorted(points, key=lambda point: (str(point["series"]), float(point["distance"] or 0))),
+        x=[Axis(field="distance", label="distance, positions", log=True)],
+        y=[
+            _score_axis(f"metric_{metric}", " ".join(METRIC_TITLES.get(metric, (metric,))))
+            for metric in metrics
+        ],
+    )
+
+
+def _distance(split: str) -> int | None:
+    name, _, rest = split.partition("_")
+    number = rest.partition("_")[0]
+    return int(number) if name == "distance" and number.isdigit() else None
+
+
+def speeds(record: SpeedRecord) -> list[Chart]:
+    """A record's ratios, and its rates."""
+    charts = []
+    for quantity in dict.fromkeys(row.quantity for row in record.rows):
+        rows = [row for row in record.rows if row.quantity == quantity and row.low is not None]
+        if len(rows) < 2:
+            continue
+        points: list[Point] = [
+            {
+                "series": row.model,
+                "label": ", ".join([row.model, row.phase, *_told(row.conditions)]),
+                "value": row.value,
+                "low": row.low,
+                "high": row.high,
+            }
+            for row in rows
+        ]
+        words = quantity.replace("_", " ")
+        unit = rows[0].unit if len({row.unit for row in rows}) == 1 else ""
+        charts.append(
+            Chart(
+                name=f"speed-{record.run_id}-{quantity}".replace("_", "-"),
+                title=f"Speed: {words}",
+                caption=f"Interleaved rounds of one process; bars are 95 % intervals over rounds. "
+                f"Run {record.run_id}.",
+                kind="intervals",
+                points=points,
+                x=[
+                    Axis(
+                        field="value",
+                        label=f"{words}, {unit}" if unit and unit != "1" else words,
+                        low="low",
+                        high="high",
+                    )
+                ],
+            )
+        )
+    return charts
+
+
+LAYER_CHARTS: tuple[tuple[str, str, str, str, bool], ...] = (
+    ("span", "kernel_depth", "n", "Kernel depth: operations that wait for each other", True),
+    ("path", "hops", "n", "Path length: hops between the farthest positions", True),
+    ("complexity", "operations", "n", "Operations counted while the layer runs", True),
+    ("time", "seconds", "n", "Time of a layer", True),
+    ("signal", "norm", "distance", "Signal: norm of d output / d input", True),
+)
+"""Kind of record, quantity, what it is over, title, and whether both axes are logarithmic."""
+
+
+def layers(records: Sequence[LayerRecord]) -> list[Chart]:
+    """What was measured of layers, over length or distance; other conditions tell the series apart."""
+    charts = []
+    for kind, quantity, over, title, log in LAYER_CHARTS:
+        mine = [record for record in records if record.kind == kind and record.status == "done"]
+        points: list[Point] = []
+        units: dict[str, None] = {}
+        for record in mine:
+            rows = [row for row in record.rows if row.quantity == quantity and over in row.conditions]
+            varying = _varying(rows, over)
+            for row in sorted(rows, key=lambda row: _number(row.conditions[over])):
+                units[row.unit] = None
+                told = _told({name: row.conditions[name] for name in varying if name in row.conditions})
+                points.append(
+                    {
+                        "series": ", ".join([record.subject, *told]),
+                        "x": _number(row.conditions[over]),
+                        "value": row.value,
+                        "low": row.low,
+                        "high": row.high,
+                    }
+                )
+        if points:
+            unit = next(iter(units)) if len(units) == 1 else ""
+            words = quantity.replace("_", " ")
+            charts.append(
+                Chart(
+                    name=f"layers-{kind}",
+                    title=title,
+                    caption="Of untrained layers and models; bands are 95 % intervals over rounds.",
+                    kind="curves",
+                    points=points,
+                    x=[Axis(field="x", label="length n, positions" if over == "n" else over, log=log)],
+                    y=[
+                        Axis(
+                            field="value",
+                            label=f"{words}, {unit}" if unit not in ("", "1") else words,
+                            log=log,
+                            low="low",
+                            high="high",
+                        )
+                    ],
+                )
+            )
+    return charts
+
+
+def _varying(rows: Iterable[Row], over: str) -> list[str]:
+    values: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.conditions.items():
+            if name != over:
+                values.setdefault(name, set()).add(str(value))
+    return [name for name, found in values.items() if len(found) > 1]
+
+
+def _told(conditions: Mapping[str, Any]) -> list[str]:
+    return [f"{name} {value}" for name, value in conditions.items()]
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+def _by_step(cell: Cell, curves: Mapping[str, TrainRecord]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for record in cell.records:
+        for point in curves[record.run_id].curve if record.run_id in curves else []:
+            found.setdefault(point.step, []).append(point)
+    return found
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
+
+
+def _summary(name: str, values: Iterable[float]) -> Point:
+    """A mean with its interval over seeds; nothing without values."""
+    found = list(values)
+    if not found:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    summary = summarise(found)
+    half = summary.half_width
+    return {
+        name: summary.mean,
+        f"{name}_low": None if half is None else summary.mean - half,
+        f"{name}_high": None if half is None else summary.mean + half,
+    }
+
+
+def _score_axis(name: str, label: str) -> Axis:
+    return Axis(field=name, label=label, low=f"{name}_low", high=f"{name}_high")

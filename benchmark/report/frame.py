@@ -1,0 +1,293 @@
+"""A study as pandas sees it: one row for each value that was measured.
+
+from benchmark.report.frame import compare, load, plot
+
+frame = load("results/multi30k-en-de")
+compare(frame, "bleu")
+plot(frame, "validation_loss", x="step")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from benchmark.config import UserError, canonical_json, shown
+from benchmark.measure.significance import summarise
+from benchmark.record import LayerRecord, SpeedRecord, TrainRecord, UnreadableRecord, read_record
+from benchmark.report.study_results import StudyResults, load_study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = {
+    "study": "The study's name.",
+    "run_id": "The run that measured it.",
+    "kind": "What made the record: train, speed, span, path, signal, complexity, time, ...",
+    "status": "Of the run: done, failed or diverged.",
+    "model": "The model, as reports call it; of layers what was measured.",
+    "settings": "JSON of the fields of the experiment that vary within the study for this model.",
+    "task": "The task's preset, else its name.",
+    "seed": "Of the run; missing where there is none.",
+    "match": "What the study holds equal, where the run is a cell of a match; several, with commas.",
+    "trial": "Number of the trial of the search; missing in the comparison.",
+    "phase": "Of a speed record: train, generate ...",
+    "split": "The split that a score is of.",
+    "step": "Optimiser steps until then; missing where the value has none.",
+    "quantity": "What was measured: bleu, train_target_tokens_per_second, kernel_depth, ...",
+    "value": "Its value.",
+    "unit": "Its unit.",
+    "low": "Lower end of its 95 % interval, where the record has one.",
+    "high": "Upper end.",
+    "device": "The accelerator or processor.",
+    "devices": "Processes that shared the batch.",
+    "threads": "CPU threads of each.",
+    "precision": "float32 or bfloat16.",
+}
+"""What each column holds. Conditions of a measurement (`n`, `d`, `batch`, ...) are columns after these."""
+
+_INTEGERS = ("seed", "trial", "step", "devices", "threads")
+_NUMBERS = ("value", "low", "high")
+
+UNITS = {
+    "parameters": "",
+    "body_parameters": "",
+    "vocabulary_parameters": "",
+    "operations_per_step": "operations",
+    "steps": "steps",
+    "train_seconds": "s",
+    "wall_seconds_total": "s",
+    "train_target_tokens": "tokens",
+    "train_target_tokens_per_second": "tokens/s",
+    "train_source_and_target_tokens_per_second": "tokens/s",
+    "train_padded_tokens_per_second": "tokens/s",
+    "train_sentences_per_second": "sentences/s",
+    "updates_per_second": "1/s",
+    "padding_share": "1",
+    "step_seconds_median": "s",
+    "generate_sentences_per_second": "sentences/s",
+    "generate_target_tokens_per_second": "tokens/s",
+    "peak_memory_bytes": "bytes",
+    "validation_perplexity_per_token": "1",
+    "validation_perplexity_per_word": "1",
+}
+"""The fields of a training record that become rows, with their units."""
+
+
+def load(study: str | Path) -> pd.DataFrame:
+    """Every value of a study, tidy; `COLUMNS` says what the columns hold.
+
+    Args:
+        study: the study's folder.
+
+    Raises:
+        UserError: there is no such folder, or its `study.yaml` cannot be read.
+    """
+    folder = Path(study)
+    results = load_study(folder)
+    rows = [*_train_rows(results, folder), *_speed_rows(results), *_layer_rows(results)]
+    further = sorted({name for row in rows for name in row} - set(COLUMNS))
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *further])
+    for name in _INTEGERS:
+        frame[name] = frame[name].astype("Int64")
+    for name in _NUMBERS:
+        frame[name] = frame[name].astype("float64")
+    for name in (one for one in COLUMNS if one not in (*_INTEGERS, *_NUMBERS)):
+        frame[name] = frame[name].astype("string")
+    frame.attrs["unreadable"] = list(results.unreadable)
+    return frame
+
+
+def _train_rows(study: StudyResults, folder: Path) -> Iterator[dict[str, Any]]:
+    settings = {
+        record.run_id: canonical_json(cell.settings)
+        for group in study.groups
+        for cell in group.cells
+        for record in cell.records
+    }
+    for record in (*study.train_records, *study.trials):
+        matches = [name for name in study.matches.get(record.run_id, {}) if name]
+        head = {
+            **_head(record),
+            "model": record.model_preset,
+            "settings": settings.get(record.run_id, "{}"),
+            "task": record.task_preset or record.task_name,
+            "seed": record.seed,
+            "match": ",".join(matches),
+            "trial": study.trial_numbers.get(record.run_id),
+        }
+        for score in record.scores:
+            yield {
+                **head,
+                "split": score.split,
+                "step": record.steps,
+                "quantity": score.metric,
+                "value": score.value,
+                "unit": "of 100",
+            }
+        for name, unit in UNITS.items():
+            value = getattr(record, name)
+            if value is not None:
+                yield {**head, "quantity": name, "value": value, "unit": unit}
+        try:
+            whole = read_record(folder / "runs" / record.run_id / "record.json")
+        except UnreadableRecord:
+            continue
+        for point in whole.curve if isinstance(whole, TrainRecord) else []:
+            at = {**head, "split": "validation", "step": point.step}
+            if point.validation_loss is not None:
+                loss = {"quantity": "validation_loss", "value": point.validation_loss, "unit": "nats/token"}
+                yield {**at, **loss}
+            for score in point.scores:
+                curve = {"quantity": f"validation_{score.metric}", "value": score.value, "unit": "of 100"}
+                yield {**at, **curve}
+
+
+def _speed_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
+    for record in study.speed_records:
+        for row in record.rows:
+            yield {
+                **row.conditions,
+                **_head(record),
+                "model": row.model,
+                "task": record.task_preset or record.task_name,
+                "phase": row.phase,
+                "quantity": row.quantity,
+                "value": row.value,
+                "unit": row.unit,
+                "low": row.low,
+                "high": row.high,
+            }
+
+
+def _layer_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
+    for record in study.layer_records:
+        for row in record.rows:
+            yield {
+                **row.conditions,
+                **_head(record),
+                "model": record.subject,
+                "quantity": row.quantity,
+                "value": row.value,
+                "unit": row.unit,
+                "low": row.low,
+                "high": row.high,
+            }
+
+
+def _head(record: TrainRecord | SpeedRecord | LayerRecord) -> dict[str, Any]:
+    provenance = record.provenance
+    return {
+        "study": record.study,
+        "run_id": record.run_id,
+        "kind": record.kind,
+        "status": record.status,
+        "device": provenance.device,
+        "devices": provenance.devices,
+        "threads": provenance.threads,
+        "precision": provenance.precision,
+    }
+
+
+CONDITIONS = ("task", "device", "devices", "threads", "precision", "match")
+"""What has to be equal between values that are compared."""
+
+
+def compare(frame: pd.DataFrame, quantity: str, split: str | None = None) -> pd.DataFrame:
+    """Mean of a quantity over seeds for each model and setting, with its 95 % t-interval.
+
+    Args:
+        frame: of `load`; several may be concatenated.
+        quantity: one of the frame's.
+        split: of a score; all where it is not given.
+
+    Returns:
+        One row for each model, setting, split and set of `CONDITIONS`: `mean`, `low` and `high` (missing with
+        one seed), `seeds` and `unit`. Only rows of the same index but the model may be compared.
+
+    Raises:
+        UserError: the frame has no such quantity or split.
+    """
+    chosen = _chosen(frame, quantity, split)
+    chosen = chosen[chosen["trial"].isna() & (chosen["status"] == "done")]
+    index = [*CONDITIONS, "split", "model", "settings"]
+    rows = []
+    for key, values in chosen.groupby(index, dropna=False, sort=False):
+        summary = summarise(list(values["value"]))
+        half = np.nan if summary.half_width is None else summary.half_width
+        rows.append(
+            {
+                **dict(zip(index, key, strict=True)),
+                "mean": summary.mean,
+                "low": summary.mean - half,
+                "high": summary.mean + half,
+                "seeds": summary.number_of_seeds,
+                "unit": values["unit"].iloc[0],
+            }
+        )
+    return pd.DataFrame(rows, columns=[*index, "mean", "low", "high", "seeds", "unit"]).set_index(index)
+
+
+def plot(
+    frame: pd.DataFrame,
+    quantity: str,
+    x: str = "step",
+    split: str | None = None,
+    by: str | Sequence[str] = "model",
+    ax: Axes | None = None,
+) -> Axes:
+    """A quantity over a column, a line for each value of `by`, bands over what is left (seeds, mostly).
+
+    Args:
+        frame: of `load`.
+        quantity: one of the frame's.
+        x: a column of numbers, such as `step`, `n` or `distance`.
+        split: of a score; all where it is not given.
+        by: one column or several.
+        ax: where to draw; a new figure where it is not given.
+
+    Raises:
+        UserError: the frame has no such quantity, split or column.
+    """
+    import matplotlib.pyplot as plt
+
+    names = [by] if isinstance(by, str) else list(by)
+    for name in (x, *names):
+        if name not in frame:
+            raise UserError(f"no column {shown(name)}; there are {', '.join(frame.columns)}")
+    chosen = _chosen(frame, quantity, split).dropna(subset=[x])
+    if ax is None:
+        _, ax = plt.subplots(layout="constrained")
+    for key, values in chosen.groupby(names, dropna=False, sort=False):
+        line: list[tuple[float, float, float, float]] = []
+        for place, here in values.groupby(x):
+            summary = summarise(list(here["value"]))
+            half = summary.half_width or 0.0
+            line.append((float(str(place)), summary.mean, summary.mean - half, summary.mean + half))
+        across, mean, low, high = zip(*line, strict=True)
+        (drawn,) = ax.plot(across, mean, marker=".", label=", ".join(map(str, key)))
+        ax.fill_between(across, low, high, color=drawn.get_color(), alpha=0.15)
+    unit = chosen["unit"].iloc[0]
+    ax.set_xlabel(x)
+    ax.set_ylabel(
+        f"{quantity.replace('_', ' ')}, {unit}" if unit not in ("", "1") else quantity.replace("_", " ")
+    )
+    ax.legend()
+    return ax
+
+
+def _chosen(frame: pd.DataFrame, quantity: str, split: str | None) -> pd.DataFrame:
+    chosen = frame[frame["quantity"] == quantity]
+    if chosen.empty:
+        raise UserError(
+            f"no quantity {shown(quantity)}; there are {', '.join(frame['quantity'].dropna().unique())}"
+        )
+    if split is not None:
+        chosen = chosen[chosen["split"] == split]
+        if chosen.empty:
+            raise UserError(f"{quantity}: not measured on split {shown(split)}")
+    return chosen

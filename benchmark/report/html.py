@@ -1,0 +1,318 @@
+"""The report as pages: one file that holds the whole study, and one for each run.
+
+A page opens from disk and loads nothing: styles, scripts and data are in it. Texts from others are escaped by
+the templates; the data of charts cannot end the element that holds them.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from benchmark.config import one_line
+from benchmark.record import Record, TrainRecord, UnreadableRecord, read_record
+from benchmark.report import charts
+from benchmark.report.budgets import ranking_remarks
+from benchmark.report.comparison import group_titles
+from benchmark.report.layout import Table
+from benchmark.report.run_page import run_document
+from benchmark.report.samples import Samples
+from benchmark.report.search import search_tables
+from benchmark.report.significance import significance_tables
+from benchmark.report.study_results import StudyResults
+from benchmark.report.tables import speed_tables, study_remarks, train_tables
+from benchmark.store import StorageError, write_atomic
+from benchmark.why.facts import Facts
+from benchmark.why.figures import draw
+from benchmark.why.page import count_of, findings
+from benchmark.why.table import further_tables, table_1
+
+LARGEST_CURVES = 2_000
+"""Runs whose learning curves are read; of larger studies the page shows none."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """One cell of a table in a page."""
+
+    text: str
+    kind: str = ""
+    """Classes of its look."""
+
+
+@dataclass
+class Section:
+    """A part of the page, with an entry in its navigation."""
+
+    id: str
+    name: str
+    lead: str = ""
+    items: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, *tables: Table) -> None:
+        for table in tables:
+            self.items.append({"table": _table(table), "id": f"{self.id}-{len(self.items)}"})
+
+    def draw(self, *found: charts.Chart | None) -> None:
+        self.items += [{"chart": chart} for chart in found if chart is not None]
+
+
+def write_pages(
+    study: StudyResults,
+    study_folder: Path,
+    folder: Path,
+    samples: Samples,
+    progress: Callable[[Iterable[TrainRecord]], Iterable[TrainRecord]] = lambda records: records,
+) -> Path:
+    """Write `index.html` and `runs/<id>.html` into `folder`; the path of the first.
+
+    A folder that is there is replaced once the new one is whole.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    environment = _environment()
+    records = (*study.train_records, *study.trials)
+    curves = _with_curves(records, study_folder) if len(records) <= LARGEST_CURVES else {}
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        new.chmod(0o755)
+        (new / "runs").mkdir()
+        template = environment.get_template("run.html.j2")
+        for record in progress(records):
+            document = run_document(study, curves.get(record.run_id, record), samples)
+            text = template.render(style=_asset("page.css"), **document)
+            (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
+        write_atomic(new / "index.html", index_page(study, curves).encode())
+        _replace(new, folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder / "index.html"
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """What is there of the page's own goes, what a user laid beside it stays."""
+    folder.mkdir(exist_ok=True)
+    (folder / "runs").mkdir(exist_ok=True)
+    names = {path.name for path in (new / "runs").iterdir()}
+    for path in (new / "runs").iterdir():
+        path.replace(folder / "runs" / path.name)
+    (new / "index.html").replace(folder / "index.html")
+    for path in (folder / "runs").glob("*.html"):
+        if path.name not in names:
+            path.unlink()
+
+
+def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
+    """The page of a study; the same text for the same records."""
+    sections = [section for section in _sections(study, curves) if section.items or section.lines]
+    drawn = [item["chart"].document() for section in sections for item in section.items if "chart" in item]
+    # In JSON a `<` may be written so anywhere, and no `</script>` is left.
+    data = json.dumps(drawn, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            title=study.name,
+            lead=_lead(study),
+            facts=_facts(study),
+            sections=sections,
+            charts=Markup(data),
+            style=_asset("page.css"),
+            scripts=[_asset(name) for name in ("d3-7.9.0.min.js", "plot-0.6.17.min.js", "page.js")]
+            if drawn
+            else [_asset("page.js")],
+        )
+    )
+
+
+def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Section]:
+    groups = study.groups
+    titles = group_titles(study.name, groups)
+    numbered = [(n, title, group) for n, (title, group) in enumerate(zip(titles, groups, strict=True), 1)]
+    comparison = Section(
+        "comparison",
+        "Comparison",
+        "Shaded: the highest mean (bold), and what these seeds do not tell from it. Rows lead to their runs.",
+    )
+    comparison.add(*train_tables(study))
+    if not any(item["table"]["marked"] for item in comparison.items):
+        comparison.lead = "Rows lead to their runs."
+    ranking = Section("ranking", "What is held equal", lines=ranking_remarks(groups))
+    quality = Section("quality", "Quality against speed")
+    learning = Section("curves", "Learning curves")
+    distance = Section("distance", "Accuracy against distance")
+    for number, title, group in numbered:
+        quality.draw(charts.quality_and_speed(number, title, group))
+        learning.draw(charts.learning_curves(number, title, group, curves))
+        distance.draw(charts.distances(number, title, group))
+    speed = Section("speed", "Speed")
+    speed.add(*speed_tables(study))
+    for record in study.speed_records:
+        if record.status == "done":
+            speed.draw(*charts.speeds(record))
+    layers = Section("layers", "Layers")
+    layers.draw(*charts.layers(study.layer_records))
+    why = [_claims(study), _table_1(study)] if study.layer_records else []
+    significance = Section("significance", "Significance")
+    significance.add(*significance_tables(groups, titles))
+    search = Section("search", "Search")
+    search.add(*search_tables(study))
+    problems = Section(
+        "left-out",
+        "What is not in the tables",
+        lines=[line for line in study_remarks(study) if line not in ranking.lines],
+    )
+    provenance = Section("provenance", "How it was measured", lines=_provenance(study))
+    return [
+        *why, comparison, ranking, quality, learning, distance, speed, layers, significance, search, problems,
+        provenance,
+    ]  # fmt: skip
+
+
+def _claims(study: StudyResults) -> Section:
+    """The ledger: every claim with its prediction, its test, what was measured and the verdict."""
+    ledger = findings(Facts(study.layer_records))
+    section = Section(
+        "claims",
+        "Claims",
+        f"{count_of(ledger)}. A verdict follows from the records by a test that was fixed before them.",
+    )
+    section.items = [{"claim": claim, "finding": finding} for claim, finding in ledger]
+    return section
+
+
+def _table_1(study: StudyResults) -> Section:
+    """Table 1 with what was measured beside it, and the figures."""
+    facts = Facts(study.layer_records)
+    section = Section("table-1", "Table 1, measured")
+    section.add(table_1(facts), *further_tables(facts))
+    with tempfile.TemporaryDirectory() as drawn:
+        for name, caption in draw(facts, Path(drawn)):
+            data = base64.b64encode((Path(drawn) / name).read_bytes()).decode()
+            section.items.append({"image": f"data:image/svg+xml;base64,{data}", "caption": caption})
+    return section
+
+
+def _lead(study: StudyResults) -> str:
+    models = dict.fromkeys(r.model_preset for r in study.train_records)
+    tasks = dict.fromkeys(r.task_preset or r.task_name for r in study.train_records)
+    if not models:
+        return "Measurements, each with what it was measured on."
+    return f"{', '.join(models)} on {', '.join(tasks)}."
+
+
+def _facts(study: StudyResults) -> list[dict[str, str]]:
+    records = (*study.train_records, *study.trials)
+    states = [sum(record.status == state for record in records) for state in ("done", "failed", "diverged")]
+    facts = []
+    if records:
+        facts.append({"name": "runs done, failed, diverged", "value": " / ".join(f"{n:,}" for n in states)})
+    if study.missing:
+        facts.append({"name": "runs not made yet", "value": f"{len(study.missing):,}"})
+    if study.trials:
+        facts.append({"name": "of them trials of the search", "value": f"{len(study.trials):,}"})
+    seeds = {record.seed for record in study.train_records if record.status == "done"}
+    if seeds:
+        facts.append({"name": "seed" if len(seeds) == 1 else "seeds", "value": f"{len(seeds):,}"})
+    hours = sum(record.train_seconds or 0.0 for record in records) / 3600
+    if hours:
+        facts.append({"name": "hours of training", "value": f"{hours:,.1f}"})
+    if study.layer_records:
+        facts.append({"name": "measurements of layers", "value": f"{len(study.layer_records):,}"})
+    return facts
+
+
+def _provenance(study: StudyResults) -> list[str]:
+    found: dict[str, int] = {}
+    records: list[Record] = [*study.train_records, *study.trials]
+    records += [*study.speed_records, *study.layer_records]
+    for record in records:
+        one = record.provenance
+        changed = {True: ", with changes", False: "", None: ""}[one.dirty]
+        line = (
+            f"{one.device}, {one.threads} of {one.cores} cores as threads, {one.precision}, torch "
+            f"{one.torch_version}, Python {one.python_version}, {one.platform}, seqbench "
+            f"{one.seqbench_version} at commit {one.commit[:12]}{changed}"
+        )
+        found[line] = found.get(line, 0) + 1
+    return [f"{number:,} record{'' if number == 1 else 's'}: {line}" for line, number in found.items()]
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """For the template: each cell with its look."""
+    rows = [
+        [_cell(table, row, column, text) for column, text in enumerate(texts)]
+        for row, texts in enumerate(table.rows)
+    ]
+    return {
+        "title": one_line(table.title),
+        "heading": [one_line(line) for line in table.heading],
+        "columns": table.columns,
+        "rows": rows,
+        "runs": [[{"name": one_line(name), "id": run_id} for name, run_id in runs] for runs in table.runs],
+        "remarks": [one_line(line) for line in table.remarks],
+        "notes": [one_line(line) for line in table.notes],
+        "marked": bool(table.best),
+    }
+
+
+def _cell(table: Table, row: int, column: int, text: str) -> Text:
+    kinds = []
+    if table.columns[column].is_text:
+        kinds.append("text")
+        if len(text) > 60:
+            kinds.append("long")
+    if (row, column) in table.best:
+        kinds.append("best")
+    if (row, column) in table.level:
+        kinds.append("level")
+    return Text(one_line(text), " ".join(kinds))
+
+
+def _with_curves(records: Sequence[TrainRecord], study_folder: Path) -> dict[str, TrainRecord]:
+    """By run; without those that have changed since they were read."""
+    found = {}
+    for record in records:
+        try:
+            whole = read_record(study_folder / "runs" / record.run_id / "record.json")
+        except UnreadableRecord:
+            continue
+        if isinstance(whole, TrainRecord):
+            found[record.run_id] = whole
+    return found
+
+
+def _environment() -> jinja2.Environment:
+    def read(name: str) -> str:
+        return str(_asset(name))
+
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _asset(name: str) -> Markup:
+    """A file of the page's own."""
+    return Markup(resources.files("benchmark.report").joinpath("page", name).read_text(encoding="utf-8"))

@@ -1,0 +1,222 @@
+"use strict";
+/* Sorting and filtering of the tables, and the charts. Data come from the page itself; nothing is loaded. */
+(() => {
+  const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d"];
+  const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 4", "12 4", "1 2", "6 2 1 2"];
+  const STYLE = { fontSize: "12px", fontFamily: "system-ui, sans-serif" };
+  const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "times", "wye", "plus"];
+
+  // Tables ------------------------------------------------------------------------------------------------
+
+  function sortTable(table, column, header) {
+    const descending = header.getAttribute("aria-sort") === "ascending";
+    for (const other of table.tHead.querySelectorAll("th")) other.removeAttribute("aria-sort");
+    header.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+    const compare = (a, b) => {
+      const [x, y] = [value(a), value(b)];
+      const [missingX, missingY] = [x === "-" || x === "", y === "-" || y === ""];
+      if (missingX || missingY) return missingX - missingY; // what was not measured stays below
+      const [p, q] = [number(x), number(y)];
+      const order = Number.isNaN(p) || Number.isNaN(q) ? x.localeCompare(y) : p - q;
+      return descending ? -order : order;
+    };
+    const body = table.tBodies[0];
+    body.append(...[...body.rows].sort(compare));
+  }
+
+  function number(text) {
+    const plain = text.replace(/,/g, "");
+    const match = plain.match(/^[<>≤≥±]?\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)/i);
+    return match ? Number(match[1]) : NaN;
+  }
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    [...table.tHead.rows[0].cells].forEach((header, column) => {
+      const button = header.querySelector("button");
+      if (button) button.addEventListener("click", () => sortTable(table, column, header));
+    });
+  }
+
+  for (const box of document.querySelectorAll("input[data-filters]")) {
+    const table = document.getElementById(box.dataset.filters);
+    const count = box.parentElement.querySelector("output");
+    box.addEventListener("input", () => {
+      const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      for (const row of table.tBodies[0].rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !words.every((word) => text.includes(word));
+        shown += row.hidden ? 0 : 1;
+      }
+      count.textContent = words.length ? `${shown} of ${table.tBodies[0].rows.length}` : "";
+    });
+  }
+
+  // Theme -------------------------------------------------------------------------------------------------
+
+  const theme = document.getElementById("theme");
+  if (theme) {
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    theme.hidden = false;
+    theme.addEventListener("click", () => {
+      const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+      document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
+    });
+  }
+
+  // Charts ------------------------------------------------------------------------------------------------
+
+  const store = document.getElementById("charts");
+  if (!store || typeof Plot === "undefined") return;
+  const charts = new Map(JSON.parse(store.textContent).map((chart) => [chart.name, chart]));
+  const names = [...new Set([...charts.values()].flatMap((c) => c.points.map((p) => p.series)))];
+
+  function look(series, all) {
+    // one model keeps its look over the page while there are few
+    const index = (names.length <= COLORS.length ? names : all).indexOf(series);
+    const turn = Math.floor(index / COLORS.length);
+    return {
+      color: COLORS[index % COLORS.length],
+      dash: DASHES[(index + turn) % DASHES.length],
+      symbol: SYMBOLS[(index + turn) % SYMBOLS.length],
+    };
+  }
+
+  function choice(container, title, axes, redraw) {
+    if (axes.length < 2) return () => axes[0];
+    const label = document.createElement("label");
+    label.textContent = `${title} `;
+    const select = document.createElement("select");
+    axes.forEach((axis, index) => select.add(new Option(axis.label, index)));
+    select.addEventListener("change", redraw);
+    label.append(select);
+    container.append(label);
+    return () => axes[select.value];
+  }
+
+  function legend(container, all, hidden, redraw, joined) {
+    const list = document.createElement("ul");
+    list.className = "legend";
+    for (const series of all) {
+      const { color, dash, symbol } = look(series, all);
+      const item = document.createElement("li");
+      const label = document.createElement("label");
+      const box = document.createElement("input");
+      box.type = "checkbox";
+      box.checked = !hidden.has(series);
+      box.addEventListener("change", () => {
+        if (box.checked) hidden.delete(series);
+        else hidden.add(series);
+        redraw();
+      });
+      const drawing = d3.create("svg").attr("viewBox", "0 0 34 14").attr("aria-hidden", "true");
+      if (joined) drawing.append("line").attr("x2", 34).attr("y1", 7).attr("y2", 7)
+        .attr("stroke", color).attr("stroke-width", 2).attr("stroke-dasharray", dash);
+      drawing.append("path").attr("d", d3.symbol(Plot_symbol(symbol), 40)()).attr("transform", "translate(17,7)")
+        .attr("fill", color);
+      label.append(box, drawing.node(), document.createTextNode(series));
+      item.append(label);
+      list.append(item);
+    }
+    container.append(list);
+  }
+
+  function Plot_symbol(name) {
+    const found = { circle: d3.symbolCircle, square: d3.symbolSquare, triangle: d3.symbolTriangle,
+      diamond: d3.symbolDiamond, star: d3.symbolStar, times: d3.symbolTimes, wye: d3.symbolWye, plus: d3.symbolPlus };
+    return found[name];
+  }
+
+  const shown = (value) => (value === null || value === undefined ? "-" : d3.format(".4~g")(value));
+
+  function range(point, axis) {
+    if (!axis.low || point[axis.low] === null || point[axis.low] === undefined) return "";
+    return ` (${shown(point[axis.low])} to ${shown(point[axis.high])})`;
+  }
+
+  const plainTicks = (axis) => ({ label: null, grid: true, type: axis.log ? "log" : "linear",
+    tickFormat: axis.log ? (d) => d3.format(d >= 0.01 && d < 1e5 ? ",~r" : ".0e")(d) : undefined });
+
+  function draw(chart, x, y, hidden, width) {
+    const all = [...new Set(chart.points.map((point) => point.series))];
+    const drawable = (p) => [[x, p], ...(y ? [[y, p]] : [])]
+      .every(([axis, point]) => point[axis.field] !== null && point[axis.field] !== undefined
+        && (!axis.log || point[axis.field] > 0));
+    const points = chart.points.filter((p) => !hidden.has(p.series) && drawable(p));
+    const color = (p) => look(p.series, all).color;
+    const title = (p) => [p.label && p.label !== p.series ? `${p.series}: ${p.label}` : p.series,
+      `${x.label}: ${shown(p[x.field])}${range(p, x)}`,
+      y ? `${y.label}: ${shown(p[y.field])}${range(p, y)}` : "",
+      p.seeds ? `seeds: ${p.seeds}` : ""].filter(Boolean).join("\n");
+    const spread = (axis) => (p) => axis.low && p[axis.low] !== null && p[axis.low] !== undefined
+      && (!axis.log || p[axis.low] > 0);
+    if (chart.kind === "intervals") {
+      const marginLeft = Math.min(width * 0.5, 20 + 6.6 * Math.max(...points.map((p) => p.label.length)));
+      return Plot.plot({
+        width, marginLeft, marginRight: 30, marginBottom: 44, height: 70 + 24 * points.length, style: STYLE,
+        ariaLabel: chart.title, x: { ...plainTicks(x), label: x.label, inset: 8 },
+        y: { label: null, domain: points.map((p) => p.label),
+          tickFormat: (text) => (text.length * 6.4 > marginLeft ? `${text.slice(0, marginLeft / 6.4 - 2)}…` : text) },
+        marks: [
+          Plot.ruleX([1], { strokeOpacity: x.field === "value" && /ratio|floor/.test(x.label) ? 0.5 : 0 }),
+          Plot.ruleY(points.filter(spread(x)), { y: "label", x1: x.low, x2: x.high, stroke: color, strokeWidth: 2 }),
+          Plot.dot(points, { y: "label", x: x.field, fill: color, symbol: (p) => look(p.series, all).symbol, r: 4 }),
+          Plot.tip(points, Plot.pointer({ y: "label", x: x.field, title })),
+        ],
+      });
+    }
+    const marks = [];
+    if (chart.kind === "curves") {
+      for (const series of all) {
+        const mine = points.filter((p) => p.series === series);
+        if (!mine.length) continue;
+        const { color: own, dash, symbol } = look(series, all);
+        const banded = mine.filter(spread(y));
+        if (banded.length > 1)
+          marks.push(Plot.areaY(banded, { x: x.field, y1: y.low, y2: y.high, fill: own, fillOpacity: 0.15 }));
+        marks.push(Plot.line(mine, { x: x.field, y: y.field, stroke: own, strokeDasharray: dash, strokeWidth: 2 }));
+        marks.push(Plot.dot(mine, { x: x.field, y: y.field, fill: own, symbol, r: 3 }));
+      }
+    } else {
+      marks.push(Plot.ruleX(points.filter(spread(y)), { x: x.field, y1: y.low, y2: y.high, stroke: color, strokeWidth: 2 }));
+      marks.push(Plot.dot(points, { x: x.field, y: y.field, fill: color, symbol: (p) => look(p.series, all).symbol, r: 6 }));
+      if (points.length <= 12)
+        marks.push(Plot.text(points, { x: x.field, y: y.field, text: "label", dx: 10, textAnchor: "start", fill: "currentColor" }));
+    }
+    marks.push(Plot.tip(points, Plot.pointer({ x: x.field, y: y.field, title })));
+    return Plot.plot({
+      width, height: Math.min(420, Math.max(260, width * 0.55)), marginLeft: 60, marginBottom: 44,
+      marginRight: chart.kind === "scatter" ? Math.min(150, width / 4) : 24, style: STYLE, ariaLabel: chart.title,
+      inset: chart.kind === "scatter" ? 14 : 2,
+      x: { ...plainTicks(x), label: x.label }, y: { ...plainTicks(y), label: y.label },
+      marks,
+    });
+  }
+
+  const redraws = [];
+  for (const figure of document.querySelectorAll("figure[data-chart]")) {
+    const chart = charts.get(figure.dataset.chart);
+    const choices = figure.querySelector(".choices");
+    const drawing = figure.querySelector(".drawing");
+    const hidden = new Set();
+    const redraw = () => {
+      const width = Math.max(300, Math.min(figure.clientWidth, 900));
+      drawing.replaceChildren(draw(chart, x(), chart.y.length ? y() : null, hidden, width));
+    };
+    const y = chart.y.length ? choice(choices, "vertical", chart.y, redraw) : null;
+    const x = choice(choices, "horizontal", chart.x, redraw);
+    const all = [...new Set(chart.points.map((point) => point.series))];
+    if (chart.kind !== "intervals")
+      legend(figure.querySelector(".keys"), all, hidden, redraw, chart.kind === "curves");
+    redraw();
+    redraws.push(redraw);
+  }
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth !== width) {
+      width = innerWidth;
+      redraws.forEach((redraw) => redraw());
+    }
+  });
+})();

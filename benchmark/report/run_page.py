@@ -1,0 +1,189 @@
+"""What the page of one run shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from benchmark.config import canonical_json, flattened, one_line
+from benchmark.record import CurvePoint, TrainRecord
+from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED
+from benchmark.report.rounding import count, without_spread
+from benchmark.report.samples import Samples
+from benchmark.report.study_results import StudyResults
+
+MIB = 2**20
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 190, 52, 34, 10
+"""Of a run's own curves, in CSS pixels."""
+
+
+def run_document(study: StudyResults, record: TrainRecord, samples: Samples) -> dict[str, Any]:
+    """What `run.html.j2` needs."""
+    split, sentences = samples.of(record, _beside(study, record))
+    experiment = flattened(record.experiment)
+    return {
+        "title": f"{record.model_preset} on {record.task_preset or record.task_name}, seed {record.seed}",
+        "study": study.name,
+        "record": record,
+        "command": f"seqbench run results/{study.name}/runs/{record.run_id}/record.json",
+        "state": _state(record),
+        "facts": _facts(record),
+        "scores": [
+            [one.split, _metric(one.metric), f"{one.value:.2f}", count(one.sentences), one.signature]
+            for one in record.scores
+        ],
+        "curves": _curves(record.curve),
+        "validations": _validations(record.curve),
+        "validation_metrics": [_metric(metric) for metric in _metrics(record.curve)],
+        "config": [(name, _plain(value)) for name, value in experiment.items()],
+        "environment": [
+            (name.replace("_", " "), _plain(value))
+            for name, value in record.provenance.model_dump(mode="json").items()
+        ],
+        "hashes": [
+            (name.replace("_", " "), value)
+            for name, value in (
+                ("batch_stream_sha256", record.batch_stream_sha256),
+                ("loss_curve_sha256", record.loss_curve_sha256),
+                ("weights_sha256", record.weights_sha256),
+                *((f"output of {one}, sha256", value) for one, value in record.hypotheses_sha256.items()),
+            )
+            if value
+        ],
+        "split": split,
+        "samples": sentences,
+    }
+
+
+def _beside(study: StudyResults, record: TrainRecord) -> list[TrainRecord]:
+    """A run of every other model on the same data with the same seed; the study's order."""
+    found: dict[str, TrainRecord] = {}
+    for one in study.train_records:
+        same = one.seed == record.seed and one.experiment.get("task") == record.experiment.get("task")
+        if same and one.status == "done" and one.model_preset != record.model_preset:
+            found.setdefault(one.model_preset, one)
+    return list(found.values())
+
+
+def _state(record: TrainRecord) -> str:
+    if record.status == "done":
+        return ""
+    at = "" if record.diverged_step is None else f" at step {count(record.diverged_step)}"
+    return one_line(f"{record.status}{at}: {record.failure or 'no reason is known'}")
+
+
+def _facts(record: TrainRecord) -> list[tuple[str, str]]:
+    """The numbers of a run, with their units."""
+
+    def number(value: float | None, factor: float = 1.0) -> str | None:
+        return None if value is None else without_spread(value * factor)
+
+    def whole(value: float | None) -> str | None:
+        return None if value is None else count(value)
+
+    padding = number(record.padding_share, 100)
+    steady = {True: "yes", False: "no", None: None}[record.steady_state]
+    found: list[tuple[str, str | None]] = [
+        ("parameters", whole(record.parameters)),
+        ("of them without the vocabulary", whole(record.body_parameters)),
+        ("steps", whole(record.steps)),
+        ("training, s", number(record.train_seconds)),
+        ("training as run, target tokens/s", number(record.train_target_tokens_per_second)),
+        ("median step, ms", number(record.step_seconds_median, 1e3)),
+        ("step times settled", steady),
+        ("generation as run, sentences/s", number(record.generate_sentences_per_second)),
+        ("peak memory, MiB", number(record.peak_memory_bytes, 1 / MIB)),
+        ("padding, % of positions", padding),
+        ("validation loss, nats/token", number(record.validation_loss)),
+        ("validation perplexity per word", number(record.validation_perplexity_per_word)),
+        ("checkpoints averaged", whole(record.checkpoints_averaged)),
+        ("resumed, times", whole(record.resumed_times)),
+        ("finished", record.finished_at),
+    ]
+    return [(name, value) for name, value in found if value is not None]
+
+
+def _metric(name: str) -> str:
+    return " ".join(METRIC_TITLES.get(name, (name,)))
+
+
+def _metrics(curve: Sequence[CurvePoint]) -> list[str]:
+    return list(dict.fromkeys(score.metric for point in curve for score in point.scores))
+
+
+def _validations(curve: Sequence[CurvePoint]) -> list[list[str]]:
+    metrics = _metrics(curve)
+    rows = []
+    for point in curve:
+        scores = {score.metric: score.value for score in point.scores}
+        rows.append(
+            [
+                count(point.step),
+                count(point.train_target_tokens),
+                without_spread(point.train_seconds),
+                NOT_MEASURED if point.validation_loss is None else f"{point.validation_loss:.3f}",
+                *(without_spread(scores[name]) if name in scores else NOT_MEASURED for name in metrics),
+            ]
+        )
+    return rows
+
+
+def _curves(curve: Sequence[CurvePoint]) -> list[dict[str, Any]]:
+    """Validation loss and the first metric over steps, as drawings."""
+    losses = [(point.step, point.validation_loss) for point in curve if point.validation_loss is not None]
+    drawn = [("validation loss, nats/token", losses)]
+    for metric in _metrics(curve)[:1]:
+        drawn.append(
+            (
+                f"validation {_metric(metric)}",
+                [(p.step, score.value) for p in curve for score in p.scores if score.metric == metric],
+            )
+        )
+    return [{"title": title, "svg": _line(points, title)} for title, points in drawn if len(points) > 1]
+
+
+def _line(points: Sequence[tuple[float, float]], title: str) -> Markup:
+    """A line through points, with the ends of both axes in figures."""
+    steps, values = [x for x, _ in points], [y for _, y in points]
+    last, low, high = max(steps), min(values), max(values)
+    span = (high - low) or 1.0
+
+    def place(x: float, y: float) -> str:
+        across = LEFT + (WIDTH - LEFT - 14) * x / last
+        return f"{across:.1f},{TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - low) / span):.1f}"
+
+    bottom = HEIGHT - BOTTOM
+    parts = [
+        Markup('<svg viewBox="0 0 {} {}" width="{}" role="img" aria-label="{}">').format(
+            WIDTH, HEIGHT, WIDTH, title
+        ),
+        Markup(
+            '<g stroke="currentColor" stroke-opacity=".35"><path d="M{0} {1}V{2}H{3}" fill="none"/></g>'
+        ).format(LEFT, TOP, bottom, WIDTH - 14),
+        Markup('<polyline points="{}" fill="none" stroke="#0072b2" stroke-width="2"/>').format(
+            " ".join(place(x, y) for x, y in points)
+        ),
+        Markup("").join(
+            Markup('<circle cx="{}" cy="{}" r="2.5" fill="#0072b2"/>').format(*place(x, y).split(","))
+            for x, y in points
+        ),
+        Markup('<g font-size="11" fill="currentColor">'),
+        Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
+            LEFT - 5, TOP + 9, without_spread(high)
+        ),
+        Markup('<text x="{}" y="{}" text-anchor="end">{}</text>').format(
+            LEFT - 5, bottom, without_spread(low)
+        ),
+        Markup('<text x="{}" y="{}">0</text>').format(LEFT, bottom + 14),
+        Markup('<text x="{}" y="{}" text-anchor="end">{} steps</text>').format(
+            WIDTH - 14, bottom + 14, count(last)
+        ),
+        Markup("</g></svg>"),
+    ]
+    return Markup("").join(parts)
+
+
+def _plain(value: Any) -> str:
+    return one_line(value) if isinstance(value, str) else canonical_json(value)
