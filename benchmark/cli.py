@@ -194,12 +194,14 @@ def run(
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> int:
-    from benchmark.config import RunOptions
+    from benchmark.config import RunOptions, UserError
+    from benchmark.record import available_cores
     from benchmark.request import request_from
     from benchmark.store import StudyFolder
 
     request = request_from(what, study=study, trust_code=trust_code)
     folder = StudyFolder(results, request.study)
+    _refuse_a_copy(what, folder, study)
     if dry_run:
         from benchmark.running import planned
 
@@ -220,7 +222,13 @@ def run(
         from benchmark.device import check_devices
 
         check_devices(options)
+    cores = available_cores()
+    if threads is not None and threads * devices > cores:
+        each = f" for each of {devices} processes" if devices > 1 else ""
+        raise UserError(f"--threads: {threads} are asked for{each}, and {cores} cores may be used")
     given = _record_to_replay(what, folder)
+    if given is not None and (there := folder.run(request.cells[0].experiment.run_id()).result()):
+        say(f"run again before, {there.finished_at}; remove {folder.path} to run it once more")
     code = _run_study(request, folder, options, as_json, fail_fast)
     return max(code, _say_reproduction(given, request, folder)) if given and code in (0, 3) else code
 
@@ -278,6 +286,20 @@ def _run_study(
         return 2
     unhappy = _show_results(folder, outcome.made, as_json)
     return outcome.exit_code or (3 if unhappy else 0)
+
+
+def _refuse_a_copy(what: Sequence[str], folder: StudyFolder, study: str | None) -> None:
+    """A frozen study goes on where it lies, or where --study says."""
+    from benchmark.config import UserError
+
+    for one in what:
+        path = Path(one) / "study.yaml" if Path(one).is_dir() else Path(one)
+        is_frozen = path.name == "study.yaml" and (path.parent / "runs").is_dir()
+        if study is None and is_frozen and path.parent.resolve() != folder.path.resolve():
+            raise UserError(
+                f"{path}: is of study {folder.name}, and would go on in {folder.path}; say where with "
+                "--study and --results"
+            )
 
 
 def _record_to_replay(what: Sequence[str], folder: StudyFolder) -> TrainRecord | None:
@@ -400,13 +422,15 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
                 "failure": failure,
             }
         )
+    loaded = load_study(folder.path, folder)
     if as_json:
         show(json.dumps({"study": folder.name, "folder": str(folder.path), "runs": runs}, indent=1))
     else:
-        show(terminal_table(load_study(folder.path, folder), _width()))
+        show(terminal_table(loaded, _width()))
         say(f"again at any time:  seqbench report {folder.path}")
     # A trial of a search is a trial however it ended.
-    return any(one["status"] != "done" and one["trial"] is None for one in runs)
+    failed = any(one["status"] != "done" and one["trial"] is None for one in runs)
+    return failed or loaded.is_broken
 
 
 def _width() -> int:
@@ -573,7 +597,7 @@ def _report_text(
     from benchmark.report.tables import csv_table, latex_table, markdown_table, terminal_table
 
     loaded = load_study(folder)
-    complete = not loaded.unreadable
+    complete = not (loaded.unreadable or loaded.is_broken)
     further: list[Table] = []
     sentence_rows: list[dict[str, Any]] | None = None
     if significance:
@@ -613,7 +637,7 @@ def _page(folder: Path, output: Path | None, data_directory: Path, trust_code: b
     )
     for line in (*samples.left_out, *loaded.unreadable):
         say(f"left out: {line}")
-    return page, not loaded.unreadable
+    return page, not (loaded.unreadable or loaded.is_broken)
 
 
 def _rebuild_wandb(folder: Path, output: Path | None) -> int:

@@ -395,8 +395,11 @@ def _noise_finding(noise: Interval) -> Finding:
 
 
 def _drift_finding(drift: Interval) -> Finding:
-    moves = abs(drift.value - 1) > NOISE and not drift.low <= 1 <= drift.high
-    look = "compare speeds in interleaved rounds only (measure=speed)" if moves else ""
+    look = ""
+    if abs(drift.value - 1) > NOISE:
+        look = "compare speeds in interleaved rounds only (measure=speed)"
+        if drift.low <= 1 <= drift.high:
+            look = f"what disturbs hides whether it drifts; {look}"
     value = f"equal work took {drift.value:.2f} times as long in the end"
     return Finding.of("measured", "drift", value, vars(drift), look=look)
 

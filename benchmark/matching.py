@@ -31,6 +31,8 @@ def body_parameters(config: ModelConfig, name: str) -> int:
         return config.theory(0, 1, 1).body_parameters
     except NotImplementedError:
         raise UserError(f"match: {name} has no theory(), so its parameters cannot be matched") from None
+    except Exception as error:  # of the user's code, which may do anything
+        raise UserError(f"match: theory() of {name} raised {type(error).__name__}: {error}") from None
 
 
 def at_equal_parameters(config: ModelConfig, wanted: int, name: str) -> ModelConfig:

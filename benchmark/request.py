@@ -60,6 +60,9 @@ MAXIMUM_CELLS = 200_000
 _PRESET = ""
 """Where the command line's `model=x` is kept among the fields of its section; no field has this name."""
 
+_BESIDE = "model. task."
+"""Where a study file's fields of every model and task are kept, which stand beside the presets' names."""
+
 _STUDY_FIELDS = (
     *("study", "measure", "match", "search", "model", "task", "seed", "settings", "per_model"),
     *SECTIONS[2:],
@@ -251,14 +254,20 @@ def _source(name: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
     per_model = raw.pop("per_model", None) or {}
     if not isinstance(per_model, dict) or not all(isinstance(value, dict) for value in per_model.values()):
         raise UserError(f"{path}: per_model: must hold fields for each model's preset")
+    beside = {
+        name: raw.pop(name)
+        for name in list(raw)
+        if name.startswith(("model.", "task.")) and not isinstance(raw.get(name.partition(".")[0]), dict)
+    }
     fields = nested(raw)
+    fields[_BESIDE] = nested(beside)
     fields["per_model"] = {name: nested(value) for name, value in per_model.items()}
     fields["settings"] = _settings(fields.get("settings"), f"{path}: settings")
     for name, values in fields["per_model"].items():
         if "settings" in values:
             values["settings"] = _settings(values["settings"], f"{path}: per_model: {name}: settings")
     for key in fields:
-        if key not in _STUDY_FIELDS:
+        if key not in (*_STUDY_FIELDS, _BESIDE):
             known = f"; there are: {', '.join(_STUDY_FIELDS)}"
             raise UserError(f"{path}: {key}: unknown field{nearest(key, _STUDY_FIELDS) or known}")
     study = fields.get("study")
@@ -273,11 +282,16 @@ def _settings(value: Any, where: str) -> list[dict[str, Any]]:
         return [{}]
     if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
         raise UserError(f"{where}: must be a list of fields and values, got {shown(value)}")
+    for number, one in enumerate(value):
+        if one in value[:number]:
+            raise UserError(f"{where}: {shown(one)} is given twice; two cells would be one run")
     return [nested(one) for one in value]
 
 
 def _measure(value: Any) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
+    if not values:
+        raise UserError(f"measure: the list is empty; there are: {', '.join(MEASUREMENTS)}")
     for one in values:
         if one not in MEASUREMENTS:
             raise UserError(f"measure: must be of {', '.join(MEASUREMENTS)}, got {shown(one)}")
@@ -319,6 +333,9 @@ def _choices(kind: str, base: Any, line: dict[str, Any]) -> list[_Choice]:
                 result.append(_Choice(_label(name), (*layers, {kind: {"name": name}}), name))
     if not result:
         raise UserError(f"{kind}: the list is empty")
+    for number, choice in enumerate(result):
+        if choice in result[:number]:
+            raise UserError(f"{kind}: {shown(choice.label)} is given twice; two cells would be one run")
     return result
 
 
@@ -359,6 +376,7 @@ class _Grid:
         self._tasks = _choices("task", base.get("task"), line["task"])
         self._line = {key: value for key, value in line.items() if value != {}}
         self._layer = {key: base[key] for key in ("data", "training", "evaluation", "seed") if key in base}
+        self._layer |= base.get(_BESIDE, {})
         self._settings = base.get("settings", [{}])
         self._per_model = base.get("per_model", {})
         self._trust_code = trust_code

@@ -223,6 +223,11 @@ def mark_whole(run: Any, status: str) -> None:
     (Path(run.dir).parent / _WHOLE).write_text(f"{status}\n", encoding="utf-8")
 
 
+def is_uploaded(folder: Path) -> bool:
+    """Whether the server has got what is in a run's folder, or was to get it while it was made."""
+    return not folder.name.startswith("offline-") or any(folder.glob("*.synced"))
+
+
 def is_whole(folder: Path, status: str) -> bool:
     """Whether all of a run with this status was logged there."""
     try:

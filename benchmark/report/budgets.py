@@ -39,8 +39,10 @@ def _value(record: TrainRecord, match: str) -> float | None:
     return record.operations_per_step * record.steps
 
 
-def broken_match(cell: Cell, match: str) -> str:
+def broken_match(cell: Cell, match: str, group: Group) -> str:
     """Why a row is not what its match promises; empty where it is, has not ended, or is the reference.
+
+    What the reference's runs have decides; before they have ended, what the study says of it.
 
     Seconds are what they were on the day, and are reported; what they were matched by is the number of steps.
     """
@@ -49,7 +51,9 @@ def broken_match(cell: Cell, match: str) -> str:
     mine = quantity(cell.done, match)
     if mine is None:
         return f"its {QUANTITIES[match]} are not known"
-    off = mine / cell.held - 1
+    reference = _reference(cell, group)
+    theirs = None if reference is None else quantity(reference.done, match)
+    off = mine / (theirs or cell.held) - 1
     if abs(off) <= TOLERANCE:
         return ""
     return f"its {QUANTITIES[match]} are {off:+.1%} off what it is matched to"
@@ -69,7 +73,7 @@ def match_lines(group: Group) -> list[str]:
     match = group.conditions.match
     pairs = [
         (cell, reference)
-        for cell in group.cells
+        for cell in group.comparable
         if cell.held is not None and (reference := _reference(cell, group)) is not None
     ]
     if not match or not pairs:

@@ -187,12 +187,9 @@ def groups(
 def _checked(group: Group, matches: Matches) -> Group:
     """With every row that breaks the match marked."""
     match = group.conditions.match
-    cells = []
-    for cell in group.cells:
-        held = matches.get(cell.records[0].run_id, {}).get(match)
-        cell = replace(cell, held=held)
-        cells.append(replace(cell, invalid=broken_match(cell, match)))
-    return replace(group, cells=tuple(cells))
+    cells = [replace(cell, held=matches.get(cell.records[0].run_id, {}).get(match)) for cell in group.cells]
+    group = replace(group, cells=tuple(cells))
+    return replace(group, cells=tuple(replace(c, invalid=broken_match(c, match, group)) for c in cells))
 
 
 def group_titles(study: str, every: Sequence[Group]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from benchmark.config import UserError
 from benchmark.record import LayerRecord, SpeedRecord, TrainRecord
 from benchmark.report.comparison import Group, Matches, groups
+from benchmark.request import stored_study
 from benchmark.store import StudyFolder
 
 
@@ -37,6 +38,11 @@ class StudyResults:
     """The trials that the search has chosen."""
     matches: Matches = field(default_factory=dict)
 
+    @property
+    def is_broken(self) -> bool:
+        """Whether a row is not what its match promises."""
+        return any(cell.invalid for group in self.groups for cell in group.cells)
+
     @cached_property
     def groups(self) -> list[Group]:
         """The tables of its runs."""
@@ -53,6 +59,8 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
         raise UserError(f"{folder}: no such study")
     study = known or StudyFolder(folder.resolve().parent, folder.resolve().name)
     document = study.document()
+    if document:
+        document = stored_study(document, study.study_path)
     contents = study.contents()
     cells = _cells(document)
     # the name inside the study, so that a report does not depend on where the study lies

@@ -13,7 +13,16 @@ from benchmark.config import TrainingConfig, UserError, checked
 from benchmark.history import Steps, rows_of_record, summary
 from benchmark.record import TrainRecord, read_record
 from benchmark.report.study_results import load_study
-from benchmark.tracking import Mode, is_whole, mark_whole, or_offline, run_directory, settle, start_run
+from benchmark.tracking import (
+    Mode,
+    is_uploaded,
+    is_whole,
+    mark_whole,
+    or_offline,
+    run_directory,
+    settle,
+    start_run,
+)
 
 _STEP = "trainer/global_step"
 """The axis that Lightning's logger counts steps on."""
@@ -62,15 +71,21 @@ def _log(run_id: str, study_folder: Path, directory: Path, folders: Sequence[Pat
     """
     record = read_record(study_folder / "runs" / run_id / "record.json")  # with its curve
     assert isinstance(record, TrainRecord)
-    if folders and (record.status != "done" or any(is_whole(one, record.status) for one in folders)):
+    # What waits on this disk is not at the server.
+    there = [one for one in folders if mode == "offline" or is_uploaded(one)]
+    if there and (record.status != "done" or any(is_whole(one, record.status) for one in there)):
         return False
+    if folders and record.status != "done":
+        raise UserError(
+            f"run {run_id}: {record.status}; what was seen of it waits here: wandb sync {folders[0]}"
+        )
     training = record.experiment.get("training")
     if not isinstance(training, dict):
         raise UserError(f"run {run_id}: its record has no training section")
     config = checked("training", TrainingConfig, training)
     rows = rows_of_record(record, steps_of(study_folder / "runs" / run_id / "curves.jsonl.gz"), config)
     for folder in folders:
-        if folder.name.startswith("offline-") and not any(folder.glob("*.synced")):
+        if not is_uploaded(folder):
             shutil.rmtree(folder)
         elif mode == "offline":
             raise UserError(

@@ -18,7 +18,7 @@ from benchmark.report.comparison import rows, speed_rows
 from benchmark.report.search import search_rows
 from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import StudyResults, load_study
-from benchmark.tracking import Mode, or_offline, project, quiet_settings, run_directory
+from benchmark.tracking import Mode, is_uploaded, or_offline, project, quiet_settings, run_directory
 
 
 def log_comparison(study_folder: Path, mode: Mode) -> str | None:
@@ -45,8 +45,9 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
         return None
     run_id = _run_id(study)
     directory = run_directory(study_folder)
-    if any(directory.glob(f"wandb/*run-*-{run_id}/files/media/table/*.table.json")):
-        return None
+    for table in directory.glob(f"wandb/*run-*-{run_id}/files/media/table/*.table.json"):
+        if mode == "offline" or is_uploaded(table.parents[3]):
+            return None
     import wandb
 
     def start(mode: Mode) -> wandb.Run:

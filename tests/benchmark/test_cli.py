@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -107,6 +108,8 @@ def test_a_wrong_command_line_ends_with_2(arguments):
 
 
 MISTAKES = [
+    (["run", "model=lstm-small", "task=reverse", "training.steps=1", "--threads", "4096"],
+     f"seqbench: --threads: 4096 are asked for, and {available_cores()} cores may be used\n"),
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "model.haeds=2"],
      "seqbench: model.haeds: unknown field; did you mean 'heads'?\n"),
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "model.heads=3"],
@@ -246,6 +249,38 @@ def _run_text(tmp_path, *fields):
         "task.vocabulary=symbols", "training.steps=1", "training.precision=float32", "--data-dir", tmp_path,
         "--results", tmp_path / "results", "--study", "s", "--wandb", "disabled",
         XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+def test_a_copied_study_does_not_go_on_where_it_was_copied_from(tmp_path):
+    code, _, errors = _run_tiny(tmp_path)
+    assert code == 0, errors
+    before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.json")}
+    copy = tmp_path / "results" / "copy"
+    shutil.copytree(tmp_path / "results" / "s", copy)
+    code, output, errors = inside("run", copy / "study.yaml", "--results", tmp_path / "results")
+    assert (code, output) == (2, "")
+    assert errors == (
+        f"seqbench: {copy}/study.yaml: is of study s, and would go on in {tmp_path}/results/s; say where "
+        "with --study and --results\n"
+    )
+    assert {path: path.read_bytes() for path in before} == before
+    study = copy / "study.yaml"
+    text = study.read_text()
+    for version, said in (("99", "reads up to 1"), ("0", "must be 1, got 0")):
+        study.write_text(text.replace("schema_version: 1", f"schema_version: {version}"))
+        for command in (["report", copy], ["diff", copy, tmp_path / "results" / "s"]):
+            code, output, errors = inside(*command)
+            assert (code, output, errors.count("\n")) == (2, "", 1)
+            assert said in errors
+
+
+def _run_tiny(tmp_path):
+    ended = seqbench(
+        "run", "model=lstm-small", "model.width=16", "task=reverse", "task.train_pairs=50",
+        "task.validation_pairs=5", "task.test_pairs=5", "training.steps=1", "training.precision=float32",
+        "--results", tmp_path / "results", "--study", "s", "--wandb", "disabled",
     )  # fmt: skip
     return ended.returncode, ended.stdout, ended.stderr
 

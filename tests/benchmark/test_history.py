@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -118,6 +119,39 @@ def test_a_run_that_the_server_has_in_part_is_completed(tmp_path, monkeypatch):
     assert len(server.rows) == 2
 
 
+def test_what_waits_on_this_disk_is_not_at_the_server(tmp_path, monkeypatch):
+    one = experiment("lstm")
+    record = run(one, tmp_path)
+    assert record is not None
+    folder = tmp_path / "results" / "study"
+    from benchmark.record import record_bytes
+
+    (folder / "runs" / one.run_id() / "record.json").write_bytes(record_bytes(record))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "wandb_dir"))
+    kept = tmp_path / "wandb_dir" / "wandb" / f"offline-run-20260101_000000-{one.run_id()}"
+    kept.mkdir(parents=True)
+    (kept / "seqbench-whole").write_text("done\n")
+    assert log_runs(folder, "offline") == (0, 1, [])
+    rows: list[dict[str, float]] = []
+
+    class Server:
+        resumed = False
+        dir = str(tmp_path / "wandb_dir" / "files")
+        summary: ClassVar[dict[str, object]] = {}
+        log = staticmethod(rows.append)
+        finish = staticmethod(lambda: None)
+
+    (tmp_path / "wandb_dir" / "files").mkdir()
+    monkeypatch.setattr(wandb_runs, "start_run", lambda mode, **_: Server)
+    assert log_runs(folder, "online") == (1, 0, [])
+    assert rows
+    assert not kept.exists(), "its rows are at the server"
+    kept.mkdir()
+    (kept / "seqbench-whole").write_text("done\n")
+    (kept / "run.wandb.synced").touch()
+    assert log_runs(folder, "online") == (0, 1, [])
+
+
 def test_what_was_seen_of_a_run_that_failed_is_kept(tmp_path, monkeypatch):
     from benchmark.record import record_bytes
     from tests.benchmark.report.records import train_record
@@ -130,6 +164,9 @@ def test_what_was_seen_of_a_run_that_failed_is_kept(tmp_path, monkeypatch):
     seen = tmp_path / "wandb_dir" / "wandb" / f"offline-run-20260101_000000-{record.run_id}"
     seen.mkdir(parents=True)
     assert log_runs(tmp_path / "study", "offline") == (0, 1, [])
+    logged, there, (left_out,) = log_runs(tmp_path / "study", "online")
+    assert (logged, there) == (0, 0)
+    assert left_out == f"run {record.run_id}: failed; what was seen of it waits here: wandb sync {seen}"
     assert seen.exists()
 
 

@@ -89,6 +89,28 @@ def test_layers_lie_over_each_other_in_the_stated_order(tmp_path):
     assert overridden[0].experiment.training.budget == "steps"
 
 
+def test_a_study_file_varies_any_field_beside_the_presets(tmp_path):
+    study = {
+        "study": "s", "model": ["transformer-small", "lstm-small"], "task": "reverse",
+        "training": {"steps": 5}, "model.dropout": [0.05, 0.25], "task.train_pairs": 321,
+        "per_model": {"lstm-small": {"model.width": 32}},
+    }  # fmt: skip
+    path = write(tmp_path / "s.yaml", study)
+    made = [
+        (c.model_preset, c.experiment.model.dropout, c.experiment.task.train_pairs, c.experiment.model.width)
+        for c in cells(path)
+    ]
+    assert made == [
+        ("transformer-small", 0.05, 321, 160), ("transformer-small", 0.25, 321, 160),
+        ("lstm-small", 0.05, 321, 32), ("lstm-small", 0.25, 321, 32),
+    ]  # fmt: skip
+    (one, _) = cells(path, "model=lstm-small", "task.train_pairs=123")
+    assert (one.experiment.model.dropout, one.experiment.task.train_pairs) == (0.05, 123)
+    twice = write(tmp_path / "t.yaml", {**study, "settings": [{"training.steps": 3}, {"training.steps": 3}]})
+    with pytest.raises(UserError, match=r"t\.yaml: settings: .* is given twice; two cells would be one run$"):
+        cells(twice)
+
+
 def load_yaml_preset(name):
     from benchmark.config import ROOT
 
@@ -115,6 +137,11 @@ REFUSED = [
     ([*SMALL, "model.heads=3"], "model: heads must divide width, got 3 heads and width 160"),
     ([*SMALL, "model=[]"], "model: the list is empty"),
     ([*SMALL, "seed=[]"], "seed: the list is empty"),
+    ([*SMALL, "measure=[]"], "measure: the list is empty; there are: train, speed, overhead"),
+    ([*SMALL[1:], "model=lstm-small,lstm-small"],
+     "model: 'lstm-small' is given twice; two cells would be one run"),
+    (["model=lstm-small", "task=reverse,reverse", "training.steps=1"],
+     "task: 'reverse' is given twice; two cells would be one run"),
     ([*SMALL, "measure=trian"], "measure: must be of train, speed, overhead, got 'trian'"),
     ([*SMALL, "task.name=x.py"], "task.name: x.py: cannot be read: No such file"),
     (

@@ -115,6 +115,24 @@ def test_a_row_that_breaks_its_match_is_marked_and_compared_with_none(study_fold
     assert unknown[0].cells[1].invalid == "its body parameters are not known"
 
 
+def test_a_changed_study_file_makes_no_row_valid(study_folder):
+    first = one(0, "transformer-small", 30.0)
+    cheat = one(10, "lstm-small", 40.0, body=2_500_000)
+    honest = one(11, "convs2s-small", 35.0)
+    for held in (2_000_000, 2_500_000):
+        cells = [
+            cell(first, match="parameters"),
+            *(cell(record, match="parameters", held=held) for record in (cheat, honest)),
+        ]
+        study = load_study(study_folder(first, cheat, honest, cells=cells))
+        (group,) = groups(study.train_records, study.model_order, study.matches)
+        assert [c.invalid for c in group.cells] == [
+            "", "its body parameters are +25.0% off what it is matched to", "",
+        ]  # fmt: skip
+        assert study.is_broken
+        assert "held equal: body parameters (+0.0% against transformer-small)" in terminal_table(study)
+
+
 def test_each_row_is_held_to_its_own_reference(study_folder):
     """Two batch sizes: the references differ in their operations, and each row is equal to one of them."""
 
