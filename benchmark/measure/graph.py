@@ -26,6 +26,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -33,6 +34,8 @@ from torch.utils._pytree import tree_iter
 from models.layers.mixing import mixed
 
 INFINITY = math.inf
+SWEEP = 32
+"""Operations between two looks for tensors that are gone, whose shadows go with them."""
 
 
 class CannotTrace(Exception):
@@ -61,7 +64,8 @@ class Recorder:
             y = layer(x)
         recorder.reached(y).hops
 
-    Values are computed as ever. Memory is some 4 bytes for each element and source, twice.
+    Values are computed as ever. Memory is some 4 bytes for each element and source, twice, of the tensors that
+    are still there.
     """
 
     def __init__(self, sources: int = 1) -> None:
@@ -69,8 +73,10 @@ class Recorder:
         self.rows = 2 * sources + 2
         self.work = 0
         """Operations that depend on a source."""
-        self._shadows: dict[int, tuple[torch.UntypedStorage, Tensor, int]] = {}
+        # A weak reference keeps the storage's address from being used again, and not its memory.
+        self._shadows: dict[int, tuple[StorageWeakRef, Tensor, int]] = {}
         self._chains: dict[int, int] = {}
+        self._recorded = 0
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -123,7 +129,8 @@ class Recorder:
         known = self._shadows.get(_key(tensor))
         if known is None:
             elements = max(1, storage.nbytes() // size)
-            known = storage, torch.full((self.rows, elements), INFINITY), size
+            shadow = torch.full((self.rows, elements), INFINITY)
+            known = StorageWeakRef(storage), shadow, size
             self._shadows[_key(tensor)] = known
         elif known[2] != size:
             raise CannotTrace(
@@ -164,6 +171,11 @@ class Recorder:
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         from benchmark.measure.dependence import Call
 
+        self._recorded += 1
+        if self._recorded % SWEEP == 0:
+            for key in [key for key, (storage, *_) in self._shadows.items() if storage.expired()]:
+                del self._shadows[key]
+                self._chains.pop(key, None)
         given = [one for one in tree_iter((args, kwargs)) if isinstance(one, Tensor)]
         made = [one for one in tree_iter(outputs) if isinstance(one, Tensor)]
         call = Call(self, func, args, kwargs, given, made)

@@ -37,7 +37,7 @@ from benchmark.measure.span import (
     layer_span,
     model_paths,
     model_span,
-    smallest_depth,
+    smallest_stack,
     undeclared,
 )
 from benchmark.measure.speed import matrix_products
@@ -140,11 +140,12 @@ def path_rows(settings: Settings) -> Iterator[Row]:
         raise CannotTrace(wrong)
     for length in settings["lengths"]:
         stack = _stack(settings)
-        depth = smallest_depth(stack, length, width, causal=causal, most=_most_layers(settings, length))
-        if depth is None:
+        most, alike = _most_layers(settings, length), not settings.get("dilated")
+        found = smallest_stack(stack, length, width, causal=causal, most=most, alike=alike)
+        if found is None:
             yield Row(quantity="never_connects", value=1.0, unit="0 or 1", conditions={"n": length})
             continue
-        paths = layer_paths(stack(depth), length, width)
+        depth, paths = found
         values = {
             "layers": (depth, "layers"),
             "hops": (paths.longest("hops"), "hops"),

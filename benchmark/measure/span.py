@@ -155,20 +155,35 @@ def undeclared(layer: SpanLayer, width: int, *, length: int = 8) -> str:
     )
 
 
-def smallest_depth(
-    stack: Callable[[int], SpanLayer], length: int, width: int, *, causal: bool, most: int
-) -> int | None:
-    """The fewest layers of `stack(layers)` that connect all positions; None if `most` do not."""
-    low, high = 1, most
-    if not layer_paths(stack(most), length, width).connects(causal=causal):
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        if layer_paths(stack(middle), length, width).connects(causal=causal):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def smallest_stack(
+    stack: Callable[[int], nn.Sequential], length: int, width: int, *, causal: bool, most: int, alike: bool
+) -> tuple[int, Paths] | None:
+    """The fewest layers of `stack(layers)` that connect all positions, and their paths; None if `most` do not.
+
+    A way through a stack is a way through its layers: what the layers reach one after another, as positions,
+    is at least what the stack reaches. So no fewer layers can do; that these do is seen by recording them.
+
+    Args:
+        alike: whether one layer reaches what every other does, so that one is recorded for all.
+    """
+    layers = list(stack(most))
+    reached = torch.eye(length)
+    one: Tensor | None = None
+    for depth, layer in enumerate(layers, start=1):
+        if one is None or not alike:
+            one = layer_paths(layer, length, width).reached.float()
+        reached = (reached @ one > 0).float()
+        if not _of_positions(reached).connects(causal=causal):
+            continue
+        paths = layer_paths(nn.Sequential(*layers[:depth]), length, width)
+        if paths.connects(causal=causal):
+            return depth, paths
+    return None
+
+
+def _of_positions(reached: Tensor) -> Paths:
+    ways = torch.where(reached > 0, 0.0, math.inf)
+    return Paths(sources=tuple(range(len(reached))), hops=ways, steps=ways)
 
 
 @dataclass(frozen=True, kw_only=True)

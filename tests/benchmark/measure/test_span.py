@@ -14,7 +14,7 @@ from benchmark.measure.span import (
     layer_span,
     model_paths,
     model_span,
-    smallest_depth,
+    smallest_stack,
     undeclared,
 )
 from models import convs2s, lstm, transformer
@@ -67,11 +67,42 @@ def test_the_smallest_depth_that_connects():
     def restricted(layers):
         return Stack(*(RestrictedSelfAttention(WIDTH, 8) for _ in range(layers)))
 
-    assert smallest_depth(convolutions, 16, WIDTH, causal=True, most=16) == 8
-    assert smallest_depth(dilated, 27, WIDTH, causal=True, most=8) == 3
-    assert smallest_depth(restricted, 16, WIDTH, causal=False, most=8) == 4
-    assert smallest_depth(lambda layers: SelfAttention(WIDTH), 16, WIDTH, causal=False, most=1) == 1
-    assert smallest_depth(convolutions, 16, WIDTH, causal=True, most=3) is None
+    def depth(stack, length, *, causal, most, alike=True):
+        found = smallest_stack(stack, length, WIDTH, causal=causal, most=most, alike=alike)
+        if found is None:
+            return None
+        layers, paths = found
+        assert paths.connects(causal=causal)
+        fewer = layer_paths(stack(layers - 1), length, WIDTH) if layers > 1 else None
+        assert fewer is None or not fewer.connects(causal=causal)
+        return layers
+
+    assert depth(convolutions, 16, causal=True, most=16) == 8
+    assert depth(dilated, 27, causal=True, most=8, alike=False) == 3
+    assert depth(restricted, 16, causal=False, most=8) == 4
+    assert depth(lambda layers: Stack(SelfAttention(WIDTH)), 16, causal=False, most=1) == 1
+    assert depth(convolutions, 16, causal=True, most=3) is None
+
+
+def test_ways_that_stay_in_their_channels_are_no_ways_of_positions():
+    """By positions two layers reach three positions back to back; each moves a channel of its own."""
+
+    class Shift(nn.Module):
+        def __init__(self, channel):
+            super().__init__()
+            self.channel = channel
+
+        def forward(self, x):
+            y = x.clone()
+            y[:, 1:, self.channel] = x[:, :-1, self.channel]
+            y[:, 1:, 1 - self.channel] = x[:, 1:, 1 - self.channel]
+            return y
+
+    def stack(layers):
+        return Stack(*(Shift(number % 2) for number in range(layers)))
+
+    found = smallest_stack(stack, 3, 2, causal=True, most=8, alike=False)
+    assert found is None or found[0] > 2
 
 
 @pytest.mark.parametrize("module", [transformer, convs2s, lstm])
