@@ -539,6 +539,10 @@ def report(
         bool,
         typer.Option("--significance", help="Also test differences over sentences, from the stored output."),
     ] = False,
+    forensics: Annotated[
+        bool,
+        typer.Option("--forensics", help="Also score the stored output in the ways that papers mix up."),
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Write to this file (html: folder) instead.")] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Make the page and show it in a browser.")
@@ -558,8 +562,9 @@ def report(
         form = Form.html
     elif as_json:
         form = Form.json
-    if form in (Form.wandb, Form.html, Form.csv) and significance:
-        raise UserError(f"--significance: is not part of --format {form.value}; leave one of the two out")
+    for name, wanted in (("--significance", significance), ("--forensics", forensics)):
+        if form in (Form.wandb, Form.html, Form.csv) and wanted:
+            raise UserError(f"{name}: is not part of --format {form.value}; leave one of the two out")
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
     if output is not None and form in (Form.html, Form.json) and len(folders) > 1:
@@ -578,7 +583,7 @@ def report(
                 say(f"no browser could be started; open {page}")
         else:
             text, complete = _report_text(
-                folder, form, significance, _data_directory(data_directory), trust_code
+                folder, form, significance, forensics, _data_directory(data_directory), trust_code
             )
             texts.append(text)
             code = max(code, 0 if complete else 3)
@@ -590,7 +595,12 @@ def report(
 
 
 def _report_text(
-    folder: Path, form: Form, significance: bool, data_directory: Path, trust_code: bool
+    folder: Path,
+    form: Form,
+    significance: bool,
+    forensics: bool,
+    data_directory: Path,
+    trust_code: bool,
 ) -> tuple[str, bool]:
     """A study's report as text, and whether all of it could be made."""
     from benchmark.report.study_results import load_study
@@ -603,8 +613,14 @@ def _report_text(
     if significance:
         further, sentence_rows, whole = _sentence_significance(loaded, folder, data_directory, trust_code)
         complete = complete and whole
+    scored: list[dict[str, Any]] | None = None
+    if forensics:
+        tables, scored, whole = _forensics(loaded, folder, data_directory, trust_code)
+        further, complete = [*further, *tables], complete and whole
     if form is Form.json:
         document = _report_document(loaded)
+        if scored is not None:
+            document["forensics"] = scored
         if sentence_rows is not None:
             document["sentence_significance"] = sentence_rows
         return json.dumps(document, indent=1) + "\n", complete
@@ -733,6 +749,23 @@ def _sentence_significance(
     for line in (*found.untested, *found.left_out):
         say(line)
     return sentence_tables(loaded, found), sentence_rows(found), not found.left_out
+
+
+def _forensics(
+    loaded: StudyResults, folder: Path, data_directory: Path, trust_code: bool
+) -> tuple[list[Table], list[dict[str, Any]], bool]:
+    """Stored output under other scores, as tables and as rows, and whether all output took part."""
+    from benchmark.report.forensics import forensic_rows, forensic_tables
+    from benchmark.report.sentence_significance import Outputs
+    from benchmark.rescore import References
+
+    outputs = Outputs(folder, References(folder, data_directory, trust_code=trust_code))
+    rows = forensic_rows(loaded, outputs)
+    for line in outputs.left_out:
+        say(line)
+    if not rows:
+        say("no output of a test split that is scored by BLEU")
+    return forensic_tables(loaded, rows), rows, not outputs.left_out
 
 
 _DIFF_HELP = """Show what differs between two studies, or two runs, and which differences exceed the noise.

@@ -64,8 +64,8 @@ class Recorder:
             y = layer(x)
         recorder.reached(y).hops
 
-    Values are computed as ever. Memory is some 4 bytes for each element and source, twice, of the tensors that
-    are still there.
+    Values are computed as ever. Memory is some 4 bytes for each element and source, twice, as long as the
+    element's tensor is there.
     """
 
     def __init__(self, sources: int = 1) -> None:

@@ -158,7 +158,7 @@ def undeclared(layer: SpanLayer, width: int, *, length: int = 8) -> str:
 def smallest_stack(
     stack: Callable[[int], nn.Sequential], length: int, width: int, *, causal: bool, most: int, alike: bool
 ) -> tuple[int, Paths] | None:
-    """The fewest layers of `stack(layers)` that connect all positions, and their paths; None if `most` do not.
+    """The fewest layers of `stack(layers)` that connect all positions, and their paths; None if none do.
 
     A way through a stack is a way through its layers: what the layers reach one after another, as positions,
     is at least what the stack reaches. So no fewer layers can do; that these do is seen by recording them.

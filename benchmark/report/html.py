@@ -125,7 +125,7 @@ def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
     sections = [section for section in _sections(study, curves) if section.items or section.lines]
     drawn = [item["chart"].document() for section in sections for item in section.items if "chart" in item]
     # In JSON a `<` may be written so anywhere, and no `</script>` is left.
-    data = json.dumps(drawn, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(_inert_inside(drawn), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return (
         _environment()
         .get_template("index.html.j2")
@@ -263,13 +263,13 @@ def _table(table: Table) -> dict[str, Any]:
         for row, texts in enumerate(table.rows)
     ]
     return {
-        "title": one_line(table.title),
-        "heading": [one_line(line) for line in table.heading],
+        "title": table.title,
+        "heading": table.heading,
         "columns": table.columns,
         "rows": rows,
-        "runs": [[{"name": one_line(name), "id": run_id} for name, run_id in runs] for runs in table.runs],
-        "remarks": [one_line(line) for line in table.remarks],
-        "notes": [one_line(line) for line in table.notes],
+        "runs": [[{"name": name, "id": run_id} for name, run_id in runs] for runs in table.runs],
+        "remarks": table.remarks,
+        "notes": table.notes,
         "marked": bool(table.best),
     }
 
@@ -284,7 +284,7 @@ def _cell(table: Table, row: int, column: int, text: str) -> Text:
         kinds.append("best")
     if (row, column) in table.level:
         kinds.append("level")
-    return Text(one_line(text), " ".join(kinds))
+    return Text(text, " ".join(kinds))
 
 
 def _with_curves(records: Sequence[TrainRecord], study_folder: Path) -> dict[str, TrainRecord]:
@@ -307,10 +307,22 @@ def _environment() -> jinja2.Environment:
     return jinja2.Environment(
         loader=jinja2.FunctionLoader(read),
         autoescape=True,
+        finalize=_inert,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _inert(value: Any) -> Any:
+    """Texts without control characters and direction marks; they are escaped after this."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _inert_inside(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _inert_inside(one) for name, one in value.items()}
+    return [_inert_inside(one) for one in value] if isinstance(value, list | tuple) else _inert(value)
 
 
 def _asset(name: str) -> Markup:

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmark.config import canonical_json, flattened, one_line
+from benchmark.config import canonical_json, flattened
 from benchmark.record import CurvePoint, TrainRecord
 from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED
 from benchmark.report.rounding import count, without_spread
@@ -71,7 +71,7 @@ def _state(record: TrainRecord) -> str:
     if record.status == "done":
         return ""
     at = "" if record.diverged_step is None else f" at step {count(record.diverged_step)}"
-    return one_line(f"{record.status}{at}: {record.failure or 'no reason is known'}")
+    return f"{record.status}{at}: {record.failure or 'no reason is known'}"
 
 
 def _facts(record: TrainRecord) -> list[tuple[str, str]]:
@@ -186,4 +186,4 @@ def _line(points: Sequence[tuple[float, float]], title: str) -> Markup:
 
 
 def _plain(value: Any) -> str:
-    return one_line(value) if isinstance(value, str) else canonical_json(value)
+    return value if isinstance(value, str) else canonical_json(value)

@@ -99,7 +99,7 @@ def compare_sentences(
         UserError: a task cannot give its references.
     """
     every = study.groups
-    outputs = _Outputs(study_folder, References(study_folder, data_directory, trust_code=trust_code))
+    outputs = Outputs(study_folder, References(study_folder, data_directory, trust_code=trust_code))
     todo = [
         (number, *key, pair)
         for number, group in enumerate(every, start=1)
@@ -130,7 +130,7 @@ def _main_metrics(group: Group) -> list[tuple[tuple[str, str], tuple[Pair, ...]]
     return list(found.values())
 
 
-class _Outputs:
+class Outputs:
     """Stored output by run and split, each checked and read once."""
 
     def __init__(self, study_folder: Path, references: References) -> None:
@@ -166,7 +166,7 @@ class _Outputs:
         return self._statistics[key]
 
 
-def _compared(table: int, split: str, metric: str, pair: Pair, outputs: _Outputs) -> SentenceComparison:
+def _compared(table: int, split: str, metric: str, pair: Pair, outputs: Outputs) -> SentenceComparison:
     cells = (pair.first, pair.second)
     by_seed = [{record.seed: record for record in cell.done} for cell in cells]
     seeds, randomisation, bootstrap, sentences = [], [], [], 0

@@ -1,0 +1,105 @@
+"""LaTeX, CSV and pandas: the same rows in other forms."""
+
+import csv
+import io
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from benchmark.config import UserError
+from benchmark.report.escaping import for_csv, for_latex
+from benchmark.report.frame import COLUMNS, compare, load, plot
+from benchmark.report.study_results import load_study
+from benchmark.report.tables import csv_table, latex_table, train_tables
+from tests.benchmark.report.records import scores, speed_record, train_record
+from tests.benchmark.report.test_html import runs
+
+HOSTILE = r"\input{/etc/passwd} 100% $x^2_i$ #1 ~a & {b} <c> |d| \"e` -- 'f' ± … é 中 \write18{ls}"
+
+
+def test_latex_marks_and_escapes():
+    assert for_latex("a_b 5 %") == r"a\_b 5 \%"
+    assert for_latex("中") == "U+4E2D"
+    assert "\\input" not in for_latex(HOSTILE)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_the_latex_compiles_as_it_is(study_folder, tmp_path):
+    hostile = train_record("e" * 16, "mine", scores=scores({("test", "bleu"): 1.0}), status="done")
+    broken = train_record("f" * 16, "mine", seed=1, status="failed", failure=HOSTILE)
+    study = load_study(study_folder(*runs(), speed_record(), hostile, broken))
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx,textcomp}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{latex_table(study)}\\end{{document}}\n")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert ended.returncode == 0, ended.stdout[-2000:]
+    assert "Overfull \\hbox" not in ended.stdout
+
+
+def test_latex_has_the_cells_of_the_table(study_folder):
+    study = load_study(study_folder(*runs()))
+    (table,) = train_tables(study)
+    text = latex_table(study)
+    for row in table.rows:
+        for cell in row:
+            assert for_latex(cell) in text
+    assert text.count(r"\textbf{") == 1
+    assert text.count(r"\underline{") == 2
+
+
+def test_csv_has_full_precision_and_no_formula(study_folder):
+    made = runs(models=("transformer-small", "=cmd()"))
+    study = load_study(study_folder(*made))
+    rows = list(csv.DictReader(io.StringIO(csv_table(study))))
+    assert {row["model"] for row in rows} == {"transformer-small", "'=cmd()"}
+    values = [record.scores[0].value for record in made if record.model_preset == "transformer-small"]
+    found = next(row for row in rows if row["model"] == "transformer-small")
+    assert float(found["test_bleu_mean"]) == pytest.approx(sum(values) / 3, abs=1e-12)
+    assert for_csv(-1.5) == -1.5
+    assert csv_table(load_study(study_folder())) == csv_table(study)  # the folder is the same
+
+
+def test_a_frame_has_every_value_and_documented_columns(study_folder):
+    made = runs()
+    frame = load(study_folder(*made, speed_record()))
+    assert list(frame.columns)[: len(COLUMNS)] == list(COLUMNS)
+    assert str(frame["value"].dtype) == "float64"
+    assert str(frame["seed"].dtype) == "Int64"
+    bleu = frame[(frame["quantity"] == "bleu") & (frame["split"] == "test")]
+    assert sorted(bleu["value"]) == sorted(record.scores[0].value for record in made)
+    curve = frame[(frame["quantity"] == "validation_loss") & (frame["run_id"] == made[0].run_id)]
+    assert list(curve["step"]) == [1000, 2000, 3000]
+    assert set(frame[frame["kind"] == "speed"]["baseline"].dropna()) >= {"whole prefix", "plain form"}
+
+
+def test_compare_is_the_report_s_mean_and_interval(study_folder):
+    folder = study_folder(*runs())
+    found = compare(load(folder), "bleu", split="test")
+    (group,) = load_study(folder).groups
+    for cell in group.cells:
+        row = found.xs(cell.model, level="model").iloc[0]
+        expected = cell.score("test", "bleu")
+        assert expected is not None and expected.half_width is not None
+        assert row["mean"] == pytest.approx(expected.mean, abs=1e-12)
+        assert row["high"] - row["mean"] == pytest.approx(expected.half_width, abs=1e-12)
+        assert row["seeds"] == 3
+    with pytest.raises(UserError, match="no quantity 'blue'"):
+        compare(load(folder), "blue")
+    with pytest.raises(UserError, match="bleu: not measured on split 'dev'"):
+        compare(load(folder), "bleu", split="dev")
+
+
+def test_plot_draws_a_line_for_each_model(study_folder):
+    frame = load(study_folder(*runs()))
+    axes = plot(frame, "validation_bleu")
+    assert [line.get_label() for line in axes.get_lines()] == [
+        "transformer-small",
+        "convs2s-small",
+        "lstm-small",
+    ]
+    assert list(np.asarray(axes.get_lines()[0].get_xdata())) == [1000, 2000, 3000]
+    assert axes.get_ylabel() == "validation bleu, of 100"
+    with pytest.raises(UserError, match="no column 'stepp'"):
+        plot(frame, "bleu", x="stepp")

@@ -1,0 +1,205 @@
+"""The page: what it says equals the records, what others wrote is inert, and nothing is loaded."""
+
+import html
+import re
+import shutil
+
+import pytest
+
+from benchmark.hypotheses import compress_lines, lines_sha256
+from benchmark.record import CurvePoint
+from benchmark.report.html import write_pages
+from benchmark.report.samples import SENTENCES, Samples, marked
+from benchmark.report.study_results import load_study
+from benchmark.report.tables import train_tables
+from benchmark.rescore import References
+from benchmark.store import StorageError
+from benchmark.study_texts import texts_folder
+from tests.benchmark.report.records import provenance, scores, speed_record, train_record
+
+PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
+
+
+def curve(offset):
+    return [
+        CurvePoint(
+            step=step,
+            train_seconds=step / 10,
+            train_target_tokens=step * 700,
+            validation_loss=4 - step / 1000 + offset,
+            scores=scores({("validation", "bleu"): step / 100 + offset}),
+        )
+        for step in (1000, 2000, 3000)
+    ]
+
+
+def runs(models=("transformer-small", "convs2s-small", "lstm-small"), seeds=range(3)):
+    return [
+        train_record(
+            f"{16 * number + seed:016x}",
+            model,
+            seed=seed,
+            curve=curve(number + seed / 10),
+            scores=scores({("test", "bleu"): 30.0 + 2 * number + seed / 7, ("validation", "bleu"): 29.0}),
+        )
+        for number, model in enumerate(models)
+        for seed in seeds
+    ]
+
+
+def pages(folder, output, data_directory=None):
+    samples = Samples(folder, References(folder, data_directory or folder))
+    page = write_pages(load_study(folder), folder, output, samples)
+    return {path.relative_to(output).as_posix(): path.read_text() for path in output.rglob("*.html")}, page
+
+
+def cells_of(page):
+    """Text of every cell of its tables."""
+    cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, flags=re.DOTALL)
+    return [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in cells]
+
+
+def test_every_cell_of_the_tables_is_in_the_page_and_twice_gives_the_same_bytes(study_folder, tmp_path):
+    folder = study_folder(*runs(), speed_record())
+    first, page = pages(folder, tmp_path / "one")
+    second, _ = pages(folder, tmp_path / "two")
+    assert first == second
+    assert page == tmp_path / "one" / "index.html"
+    assert len(first) == 1 + 9
+    (table,) = train_tables(load_study(folder))
+    found = cells_of(first["index.html"])
+    for row in table.rows:
+        assert set(row) <= set(found)
+    for record in runs():
+        assert f'href="runs/{record.run_id}.html"' in first["index.html"]
+        own = cells_of(first[f"runs/{record.run_id}.html"])
+        for score in record.scores:
+            assert f"{score.value:.2f}" in own
+        assert "4,012,345" in own
+        assert record.provenance.torch_version in own
+
+
+def test_the_highest_mean_is_marked_and_what_the_seeds_do_not_tell_from_it(study_folder, tmp_path):
+    def marks(seeds, apart):
+        made = [
+            train_record(
+                f"{16 * number + seed:016x}",
+                model,
+                seed=seed,
+                scores=scores({("test", "bleu"): 30.0 + apart * number + seed / 50}),
+            )
+            for number, model in enumerate(("transformer-small", "lstm-small"))
+            for seed in range(seeds)
+        ]
+        shutil.rmtree(tmp_path / "a-study", ignore_errors=True)
+        page = pages(study_folder(*made), tmp_path / "page")[0]["index.html"]
+        return re.findall(r'<td class="(best|level)">', page)
+
+    assert marks(seeds=1, apart=5) == ["best", "level"]
+    assert marks(seeds=8, apart=5) == ["best"]
+
+
+def test_texts_from_others_are_inert(study_folder, tmp_path):
+    broken = train_record("f" * 16, PAYLOAD[:40], status="failed", failure=PAYLOAD)
+    hostile = [
+        train_record(
+            f"{number:016x}",
+            f"{PAYLOAD}{number}"[-60:],
+            scores=scores({("test", "bleu"): 30.0 + number}),
+            provenance=provenance(device=PAYLOAD),
+        )
+        for number in range(2)
+    ]
+    folder = study_folder(broken, *hostile)
+    made, _ = pages(folder, tmp_path / "page")
+    for text in made.values():
+        assert "<img" not in text.replace("&lt;img", "")
+        assert "alert(1)</script>" not in text
+        assert "\u202e" not in text
+        assert "{{ 7 * 7 }}" in text or PAYLOAD[-11:] not in text
+        assert len(re.findall(r"<script", text)) == text.count("</script>")
+
+
+def test_it_asks_for_nothing_from_elsewhere(study_folder, tmp_path):
+    made, _ = pages(study_folder(*runs(), speed_record()), tmp_path / "page")
+    for text in made.values():
+        outside = re.findall(r'(?:src|href)="([^"]*)"', text)
+        assert all(one.startswith(("#", "data:", "runs/", "../index.html")) for one in outside), outside
+        assert "default-src 'none'" in text
+        assert "@import" not in text
+        assert "url(" not in text.partition("<style>")[2].partition("</style>")[0]
+
+
+def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path):
+    references = [f"the cat number {number} sits here" for number in range(50)]
+    sources = [f"die Katze Nummer {number} sitzt hier" for number in range(50)]
+    made = []
+    for record, word in zip(runs(seeds=[0]), ("cat", "dog", PAYLOAD), strict=True):
+        output = [line.replace("cat", word) for line in references]
+        made.append((record.model_copy(update={"hypotheses_sha256": {"test": lines_sha256(output)}}), output))
+    folder = study_folder(*(record for record, _ in made))
+    for record, output in made:
+        path = folder / "runs" / record.run_id / "hypotheses.test.txt.gz"
+        path.write_bytes(compress_lines(output))
+    texts = texts_folder(folder, made[0][0].experiment["task"], version=1, fingerprint="")
+    texts.mkdir(parents=True)
+    for side, lines in (("source", sources), ("reference", references)):
+        (texts / f"test.{side}.txt.gz").write_bytes(compress_lines(lines))
+    page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
+    assert page.count("die Katze Nummer") == SENTENCES
+    assert page.count("<del>cat</del> <ins>dog</ins>") == SENTENCES
+    assert "<img" not in page
+    own = folder / "runs" / made[0][0].run_id / "hypotheses.test.txt.gz"
+    own.write_bytes(compress_lines(["changed"] * 50))
+    assert "Sentences</h2>" not in pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
+
+
+def test_without_texts_it_says_why_once(study_folder, tmp_path):
+    made = [record.model_copy(update={"hypotheses_sha256": {"test": "0" * 64}}) for record in runs()]
+    folder = study_folder(*made)
+    samples = Samples(folder, References(folder, tmp_path / "nowhere"))
+    write_pages(load_study(folder), folder, tmp_path / "page", samples)
+    (line,) = samples.left_out
+    assert line.startswith("no sentences are shown: ")
+
+
+def test_differences_are_those_of_words():
+    assert [tuple(part) for part in marked("a b d e", "a b c d")] == [
+        ("a b", "same"), ("c", "missing"), ("d", "same"), ("e", "added"),
+    ]  # fmt: skip
+    assert [tuple(part) for part in marked("", "a")] == [("a", "missing")]
+
+
+def test_an_interrupted_page_leaves_the_old_one_whole(study_folder, tmp_path):
+    folder = study_folder(*runs())
+    before, _ = pages(folder, tmp_path / "page")
+
+    def interrupted(records):
+        yield next(iter(records))
+        raise KeyboardInterrupt
+
+    study = load_study(study_folder(*runs(seeds=range(5))))
+    with pytest.raises(KeyboardInterrupt):
+        write_pages(
+            study, folder, tmp_path / "page", Samples(folder, References(folder, folder)), interrupted
+        )
+    left = {
+        p.relative_to(tmp_path / "page").as_posix(): p.read_text()
+        for p in (tmp_path / "page").rglob("*.html")
+    }
+    assert left == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    after, _ = pages(folder, tmp_path / "page")
+    assert len(after) == 1 + 15
+
+
+def test_a_folder_that_cannot_be_written_is_named(study_folder, tmp_path):
+    folder = study_folder(*runs())
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        pages(folder, tmp_path / "file" / "page")
+
+
+def test_without_records_it_says_so(study_folder, tmp_path):
+    text = pages(study_folder(), tmp_path / "page")[0]["index.html"]
+    assert "no records yet" in text
