@@ -12,7 +12,7 @@ from typing import Any, Literal
 from benchmark.measure.significance import summarise
 from benchmark.record import LayerRecord, Row, SpeedRecord, TrainRecord
 from benchmark.report.comparison import Cell, Group
-from benchmark.report.layout import METRIC_TITLES
+from benchmark.report.layout import metric_title
 from benchmark.report.significance import row_name, score_name
 from tasks import VALIDATION
 
@@ -127,12 +127,7 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
             Axis(field="seconds", label="training, s"),
         ],
         y=[
-            *(
-                _score_axis(
-                    f"metric_{metric}", f"{VALIDATION} {' '.join(METRIC_TITLES.get(metric, (metric,)))}"
-                )
-                for metric in metrics
-            ),
+            *(_score_axis(f"metric_{metric}", f"{VALIDATION} {metric_title(metric)}") for metric in metrics),
             _score_axis("loss", "validation loss, nats/token"),
         ],
     )
@@ -166,10 +161,7 @@ def distances(number: int, title: str, group: Group) -> Chart | None:
         kind="curves",
         points=sorted(points, key=lambda point: (str(point["series"]), float(point["distance"] or 0))),
         x=[Axis(field="distance", label="distance, positions", log=True)],
-        y=[
-            _score_axis(f"metric_{metric}", " ".join(METRIC_TITLES.get(metric, (metric,))))
-            for metric in metrics
-        ],
+        y=[_score_axis(f"metric_{metric}", metric_title(metric)) for metric in metrics],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from benchmark.report.comparison import Group
-from benchmark.report.layout import METRIC_TITLES
+from benchmark.report.layout import metric_title
 from benchmark.report.significance import undecided_because
 
 
@@ -22,7 +22,7 @@ def checklist(group: Group) -> list[str]:
         "same data and preprocessing": _yes_unless(_unequal_preprocessing(group)),
     }
     if "bleu" in metrics:
-        others = [" ".join(METRIC_TITLES.get(one, (one,))) for one in metrics if one != "bleu"]
+        others = [metric_title(one) for one in metrics if one != "bleu"]
         answers["a metric beyond BLEU"] = f"yes ({', '.join(others)})" if others else "no"
     answers["signatures shown"] = _yes_unless("" if group.conditions.signatures else "there are none")
     return [

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmark.measure.quality import METRICS
 from benchmark.measure.significance import summarise
 from benchmark.report.comparison import Cell, Group, group_titles
 from benchmark.report.layout import NOT_MEASURED, Column, Table
-from benchmark.report.rounding import with_half_width, without_spread
 from benchmark.report.sentence_significance import Outputs
 from benchmark.report.significance import row_name
 from benchmark.report.study_results import StudyResults
+from benchmark.report.tables import mean_text
 from tasks import VALIDATION
 
 LENGTHS = (10, 15, 20, 30)
@@ -40,6 +41,11 @@ class Variant:
     title: tuple[str, ...]
     note: str
     score: Score
+
+
+def _recorded(metric: str) -> Score:
+    """As records have it."""
+    return lambda hypotheses, references: METRICS[metric](hypotheses, references).value
 
 
 def _bleu(**settings: Any) -> Score:
@@ -79,12 +85,6 @@ def _sentence_mean(hypotheses: Sequence[str], references: Sequence[str]) -> floa
     return statistics.fmean(metric.sentence_score(ours, [theirs]).score for ours, theirs in pairs)
 
 
-def _chrf(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return CHRF().corpus_score(list(hypotheses), [list(references)]).score
-
-
 def _length_ratio(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     ours, theirs = (sum(len(one.split()) for one in _tokenised(side)) for side in (hypotheses, references))
     return ours / theirs if theirs else float("nan")
@@ -95,7 +95,7 @@ VARIANTS = (
         name="bleu",
         title=("BLEU",),
         note="BLEU: sacrebleu's default: cased, tokeniser 13a, raw reference.",
-        score=_bleu(),
+        score=_recorded("bleu"),
     ),
     Variant(
         name="bleu_lower_cased",
@@ -128,7 +128,7 @@ VARIANTS = (
         note="Mean of sentence BLEU: which is no corpus BLEU, and often taken for it.",
         score=_sentence_mean,
     ),
-    Variant(name="chrf", title=("chrF",), note="", score=_chrf),
+    Variant(name="chrf", title=("chrF",), note="", score=_recorded("chrf")),
     Variant(
         name="length_ratio",
         title=("length", "ratio"),
@@ -256,7 +256,4 @@ def _mean(rows: Sequence[dict[str, Any]], name: str) -> str:
     values = [row[name] for row in rows if row[name] is not None]
     if not values:
         return NOT_MEASURED
-    summary = summarise(values)
-    if summary.half_width is None:
-        return without_spread(summary.mean)
-    return with_half_width(summary.mean, summary.half_width)
+    return mean_text(summarise(values))

@@ -18,7 +18,15 @@ import pandas as pd
 
 from benchmark.config import UserError, canonical_json, shown
 from benchmark.measure.significance import summarise
-from benchmark.record import LayerRecord, SpeedRecord, TrainRecord, UnreadableRecord, read_record
+from benchmark.record import (
+    LayerRecord,
+    Row,
+    SpeedRecord,
+    SpeedRow,
+    TrainRecord,
+    UnreadableRecord,
+    read_record,
+)
 from benchmark.report.study_results import StudyResults, load_study
 
 if TYPE_CHECKING:
@@ -151,16 +159,11 @@ def _speed_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
     for record in study.speed_records:
         for row in record.rows:
             yield {
-                **row.conditions,
+                **_measured(row),
                 **_head(record),
                 "model": row.model,
                 "task": record.task_preset or record.task_name,
                 "phase": row.phase,
-                "quantity": row.quantity,
-                "value": row.value,
-                "unit": row.unit,
-                "low": row.low,
-                "high": row.high,
             }
 
 
@@ -168,15 +171,15 @@ def _layer_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
     for record in study.layer_records:
         for row in record.rows:
             yield {
-                **row.conditions,
+                **_measured(row),
                 **_head(record),
                 "model": record.subject,
-                "quantity": row.quantity,
-                "value": row.value,
-                "unit": row.unit,
-                "low": row.low,
-                "high": row.high,
             }
+
+
+def _measured(row: SpeedRow | Row) -> dict[str, Any]:
+    value = {"quantity": row.quantity, "value": row.value, "unit": row.unit, "low": row.low, "high": row.high}
+    return {**row.conditions, **value}
 
 
 def _head(record: TrainRecord | SpeedRecord | LayerRecord) -> dict[str, Any]:

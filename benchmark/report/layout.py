@@ -21,6 +21,11 @@ METRIC_TITLES = {
 """Metrics as tables call them, line by line."""
 
 
+def metric_title(metric: str) -> str:
+    """A metric as tables call it, in one line."""
+    return " ".join(METRIC_TITLES.get(metric, (metric,)))
+
+
 Place = tuple[int, int]
 
 

@@ -9,12 +9,12 @@ from markupsafe import Markup
 
 from benchmark.config import canonical_json, flattened
 from benchmark.record import CurvePoint, TrainRecord
-from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED
+from benchmark.report.layout import NOT_MEASURED, metric_title
 from benchmark.report.rounding import count, without_spread
 from benchmark.report.samples import Samples
 from benchmark.report.study_results import StudyResults
+from benchmark.report.tables import MIB
 
-MIB = 2**20
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 190, 52, 34, 10
 """Of a run's own curves, in CSS pixels."""
 
@@ -31,12 +31,12 @@ def run_document(study: StudyResults, record: TrainRecord, samples: Samples) -> 
         "state": _state(record),
         "facts": _facts(record),
         "scores": [
-            [one.split, _metric(one.metric), f"{one.value:.2f}", count(one.sentences), one.signature]
+            [one.split, metric_title(one.metric), f"{one.value:.2f}", count(one.sentences), one.signature]
             for one in record.scores
         ],
         "curves": _curves(record.curve),
         "validations": _validations(record.curve),
-        "validation_metrics": [_metric(metric) for metric in _metrics(record.curve)],
+        "validation_metrics": [metric_title(metric) for metric in _metrics(record.curve)],
         "config": [(name, _plain(value)) for name, value in experiment.items()],
         "environment": [
             (name.replace("_", " "), _plain(value))
@@ -105,10 +105,6 @@ def _facts(record: TrainRecord) -> list[tuple[str, str]]:
     return [(name, value) for name, value in found if value is not None]
 
 
-def _metric(name: str) -> str:
-    return " ".join(METRIC_TITLES.get(name, (name,)))
-
-
 def _metrics(curve: Sequence[CurvePoint]) -> list[str]:
     return list(dict.fromkeys(score.metric for point in curve for score in point.scores))
 
@@ -137,7 +133,7 @@ def _curves(curve: Sequence[CurvePoint]) -> list[dict[str, Any]]:
     for metric in _metrics(curve)[:1]:
         drawn.append(
             (
-                f"validation {_metric(metric)}",
+                f"validation {metric_title(metric)}",
                 [(p.step, score.value) for p in curve for score in p.scores if score.metric == metric],
             )
         )

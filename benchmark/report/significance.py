@@ -22,7 +22,7 @@ from benchmark.measure.significance import (
     seeds_to_decide,
 )
 from benchmark.report.comparison import Cell, Group
-from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED, Column, Table
+from benchmark.report.layout import NOT_MEASURED, Column, Table, metric_title
 from benchmark.report.rounding import count, with_half_width, without_spread
 from tasks import VALIDATION
 
@@ -67,7 +67,7 @@ def row_name(cell: Cell) -> str:
 
 def score_name(split: str, metric: str) -> str:
     """A score as tables call it."""
-    return f"{split} {' '.join(METRIC_TITLES.get(metric, (metric,)))}"
+    return f"{split} {metric_title(metric)}"
 
 
 @functools.lru_cache(maxsize=16)

@@ -24,6 +24,7 @@ from benchmark.report.layout import (
     Table,
     latex_lines,
     markdown_lines,
+    metric_title,
     terminal_lines,
 )
 from benchmark.report.rounding import count, with_half_width, without_spread
@@ -209,12 +210,13 @@ def _score_text(split: str, metric: str) -> Callable[[Cell], str]:
         if score is None:
             return NOT_MEASURED
         fewer = "" if score.number_of_seeds == len(cell.done) else f" (of {score.number_of_seeds})"
-        return _mean_text(score) + fewer
+        return mean_text(score) + fewer
 
     return text
 
 
-def _mean_text(score: Summary) -> str:
+def mean_text(score: Summary) -> str:
+    """A mean and half its interval, to the digits that this allows."""
     if score.half_width is None:
         return without_spread(score.mean)
     return with_half_width(score.mean, score.half_width)
@@ -305,10 +307,7 @@ def _heading(group: Group) -> list[str]:
     if len(seeds) == 1:
         lines.append(f"seeds: {'one seed' if seeds == {'one seed'} else seeds.pop()} for each row")
     lines += match_lines(group)
-    return lines + [
-        f"{' '.join(METRIC_TITLES.get(metric, (metric,)))}: {signature}"
-        for metric, signature in conditions.signatures
-    ]
+    return lines + [f"{metric_title(metric)}: {signature}" for metric, signature in conditions.signatures]
 
 
 def _budget(group: Group) -> str:
