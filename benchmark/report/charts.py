@@ -211,33 +211,32 @@ def speeds(record: SpeedRecord) -> list[Chart]:
     return charts
 
 
-LAYER_CHARTS: tuple[tuple[str, str, str, str, bool], ...] = (
-    ("span", "kernel_depth", "n", "Kernel depth: operations that wait for each other", True),
-    ("path", "hops", "n", "Path length: hops between the farthest positions", True),
-    ("complexity", "operations", "n", "Operations counted while the layer runs", True),
-    ("time", "seconds", "n", "Time of a layer", True),
-    ("signal", "norm", "distance", "Signal: norm of d output / d input", True),
+LAYER_CHARTS = (
+    ("span", "kernel_depth", "Kernel depth: operations that wait for each other"),
+    ("path", "hops", "Path length: hops between the farthest positions"),
+    ("complexity", "operations", "Operations counted while the layer runs"),
 )
-"""Kind of record, quantity, what it is over, title, and whether both axes are logarithmic."""
+"""Kind of record, quantity over the length n, and title. Times and signals have hundreds of series, which the
+figures of `benchmark.why` choose from."""
 
 
 def layers(records: Sequence[LayerRecord]) -> list[Chart]:
-    """What was measured of layers, over length or distance; other conditions tell the series apart."""
+    """What was measured of layers over their length; other conditions tell the series apart."""
     charts = []
-    for kind, quantity, over, title, log in LAYER_CHARTS:
+    for kind, quantity, title in LAYER_CHARTS:
         mine = [record for record in records if record.kind == kind and record.status == "done"]
         points: list[Point] = []
         units: dict[str, None] = {}
         for record in mine:
-            rows = [row for row in record.rows if row.quantity == quantity and over in row.conditions]
-            varying = _varying(rows, over)
-            for row in sorted(rows, key=lambda row: _number(row.conditions[over])):
+            rows = [row for row in record.rows if row.quantity == quantity and "n" in row.conditions]
+            varying = _varying(rows)
+            for row in sorted(rows, key=lambda row: _number(row.conditions["n"])):
                 units[row.unit] = None
                 told = _told({name: row.conditions[name] for name in varying if name in row.conditions})
                 points.append(
                     {
                         "series": ", ".join([record.subject, *told]),
-                        "x": _number(row.conditions[over]),
+                        "x": _number(row.conditions["n"]),
                         "value": row.value,
                         "low": row.low,
                         "high": row.high,
@@ -253,12 +252,12 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
                     caption="Of untrained layers and models; bands are 95 % intervals over rounds.",
                     kind="curves",
                     points=points,
-                    x=[Axis(field="x", label="length n, positions" if over == "n" else over, log=log)],
+                    x=[Axis(field="x", label="length n, positions", log=True)],
                     y=[
                         Axis(
                             field="value",
                             label=f"{words}, {unit}" if unit not in ("", "1") else words,
-                            log=log,
+                            log=True,
                             low="low",
                             high="high",
                         )
@@ -268,11 +267,11 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
     return charts
 
 
-def _varying(rows: Iterable[Row], over: str) -> list[str]:
+def _varying(rows: Iterable[Row]) -> list[str]:
     values: dict[str, set[str]] = {}
     for row in rows:
         for name, value in row.conditions.items():
-            if name != over:
+            if name != "n":
                 values.setdefault(name, set()).add(str(value))
     return [name for name, found in values.items() if len(found) > 1]
 
