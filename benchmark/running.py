@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from filelock import FileLock, Timeout
@@ -110,9 +111,17 @@ class StudyRun:
                 _check_device(frozen_devices(self._folder), self._options)
             return make(request, self._folder, lambda asked: resolve(self._supervisor, asked, self._options))
 
-    def _alone(self) -> FileLock:
-        """Held by whoever writes `study.yaml`."""
-        return FileLock(self._folder.path / ".study.lock")
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the lock of whoever writes `study.yaml`."""
+        lock = FileLock(self._folder.path / ".study.lock")
+        try:
+            held = lock.acquire(blocking=False)
+        except Timeout:
+            self._say("waits for another worker, which is making the study")
+            held = lock.acquire()
+        with held:
+            yield
 
     def _run_missing(self, outcome: Outcome, cells: Sequence[FrozenCell]) -> None:
         todo = remaining(cells, self._folder)
