@@ -21,7 +21,7 @@ test: setup
 faults: setup
 	$(BIN)/python -m tests.benchmark.faults.kill_study
 
-# What the supervisor costs for each cell, and what a study of 100,000 records takes: ten minutes, alone on the machine.
+# What the supervisor costs for each cell, a study of 100,000 records, and five million pairs: a quarter of an hour.
 scale: setup
 	$(BIN)/python -m tests.benchmark.scale.measure_scale
 

@@ -35,7 +35,8 @@ REQUEST = [
 STEPS = ("training.steps=10", "training.precision=float32")
 
 
-def command(tmp_path, behaviour, *arguments, budget=STEPS):
+def command(tmp_path, behaviour, *arguments, budget=STEPS, group=None):
+    """Started in a control group, where one is given."""
     environment = {
         **os.environ,
         "PYTHONPATH": f"{STUB}{os.pathsep}{ROOT}",
@@ -45,8 +46,9 @@ def command(tmp_path, behaviour, *arguments, budget=STEPS):
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
     options = [*REQUEST, *budget, "--results", str(tmp_path), *arguments]
+    join = [] if group is None else ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "benchmark", "run", *options],
+        [*join, sys.executable, "-P", "-m", "benchmark", "run", *options],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -98,6 +100,36 @@ def test_one_run_s_end_is_its_own(tmp_path):
     assert sorted(starts(tmp_path).values()) == [1, 1, 1, 2, 2, 2, 2, 2, 2]
     assert {record.status for record in records(tmp_path).values()} == {"done", "diverged"}
     assert "transformer-small" in output
+
+
+@pytest.fixture
+def memory_group():
+    """A control group of 1 GiB, for what is to be killed by the kernel."""
+    versions = ((Path("/sys/fs/cgroup/memory"), "limit_in_bytes"), (Path("/sys/fs/cgroup"), "max"))
+    root, limit = next((one for one in versions if one[0].is_dir()), (None, ""))
+    if root is None:
+        pytest.skip("there are no control groups here")
+    group = root / f"seqbench-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"control groups are not ours to make: {error}")
+    try:
+        (group / f"memory.{limit}").write_text(str(2**30))
+    except OSError as error:
+        pytest.skip(f"control groups of memory are not ours to make: {error}")
+    else:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def test_a_run_that_the_kernel_kills_for_its_memory_is_told_apart(memory_group, tmp_path):
+    process = command(tmp_path, {0: "oom_kernel", 1: "kill"}, "seed=0,1", group=memory_group)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3, errors
+    failures = {seed: record.failure for seed, record in records(tmp_path).items()}
+    assert failures == {0: "oom_host: killed (9) by the kernel", 1: "killed (9)"}
 
 
 def test_a_folder_that_vanishes_while_a_run_works_is_named(tmp_path):

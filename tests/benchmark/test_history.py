@@ -23,10 +23,10 @@ from tests.benchmark.test_tracking import stored_records, wandb_folders  # noqa:
 from tests.benchmark.training_run import experiment, run
 
 
-def rows_in(folder: Path) -> list[dict[str, float]]:
-    """The history of every offline run in a folder, without what wandb adds of its own."""
+def rows_in(folder: Path, run: str = "offline-run-*") -> list[dict[str, float]]:
+    """The history of every such run in a folder, without what wandb adds of its own."""
     rows = []
-    for record in stored_records(folder):
+    for record in stored_records(folder, run):
         if record.HasField("history"):
             row = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
             rows.append({key: value for key, value in row.items() if not key.startswith("_")})

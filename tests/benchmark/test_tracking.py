@@ -138,12 +138,12 @@ def test_an_unknown_mode_is_named(requested, env, text):
         choose_mode(requested, env)
 
 
-def stored_records(folder):
+def stored_records(folder, run="offline-run-*"):
     """What wandb wrote offline, in its own format, which is private: the version is pinned."""
     import wandb  # noqa: F401
     from wandb.proto import wandb_internal_pb2
 
-    for file in folder.glob("wandb/offline-run-*/*.wandb"):
+    for file in folder.glob(f"wandb/{run}/*.wandb"):
         data, position, partial = file.read_bytes(), 7, b""
         while position + 7 <= len(data):
             left_in_block = 32768 - position % 32768

@@ -1,16 +1,18 @@
-"""What seqbench itself costs: for each cell of a study, and for a study of very many records.
+"""What seqbench itself costs: for each cell of a study, of very many records, and of very many pairs.
 
-    python -m tests.benchmark.scale.measure_scale [--cells 1000] [--records 100000]
+    python -m tests.benchmark.scale.measure_scale [--cells 1000] [--records 100000] [--pairs 5000000]
 
 First a study of CELLS stub cells is run, whose process writes its record as soon as Python has started; what
 the study takes beyond as many starts of that process on their own is the supervisor's. Then a finished study
 of RECORDS records, each as large as one of Multi30k, is listed, resumed, and tabulated by the command itself.
-Prints Markdown.
+Last, a task of PAIRS generated pairs is prepared, opened, and trained on for its first steps, beside one of
+few pairs. A count of 0 leaves its part out. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import platform
 import statistics
@@ -20,6 +22,8 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from benchmark.config import ROOT, RunOptions
 from benchmark.engines.child import failed_record
@@ -35,19 +39,25 @@ RATES = [round(1e-3 * 1.2**power, 6) for power in range(10)]
 SMOOTHING = [round(0.02 * number, 2) for number in range(10)]
 ALONE = 50
 """Starts of the stub on its own."""
+FEW_PAIRS, FIRST_STEPS = 20_000, 20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cells", type=int, default=1000)
     parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--pairs", type=int, default=5_000_000)
     arguments = parser.parse_args()
     machine = f"{processor()[0]}, {available_cores()} cores, Python {platform.python_version()}"
     show("# What seqbench itself costs", "", machine, "")
-    with tempfile.TemporaryDirectory() as results:
-        show(*overhead(Path(results), arguments.cells))
-    with tempfile.TemporaryDirectory() as results:
-        show(*many_records(Path(results), arguments.records))
+    for part, count in (
+        (overhead, arguments.cells),
+        (many_records, arguments.records),
+        (many_pairs, arguments.pairs),
+    ):
+        if count:
+            with tempfile.TemporaryDirectory() as results:
+                show(*part(Path(results), count))
 
 
 def show(*lines: str) -> None:
@@ -147,6 +157,31 @@ def many_records(results: Path, count: int) -> list[str]:
     for name, arguments in commands.items():
         seconds, mebibytes = _measured(arguments)
         lines.append(f"| {name} | {seconds:.1f} | {mebibytes:,.0f} |")
+    return [*lines, ""]
+
+
+def many_pairs(results: Path, count: int) -> list[str]:
+    """A first run on many pairs, its data prepared in it, against the same on few."""
+    lines = [
+        "The first steps of `lstm-small` on pairs of `sort`, their preparation included; private memory is",
+        "what the largest process held at its peak, mapped files not counted:\n",
+        "| pairs | seconds | private memory, MiB |",
+        "|--:|--:|--:|",
+    ]
+    peaks = []
+    for pairs in (FEW_PAIRS, count):
+        arguments = [
+            "run", "model=lstm-small", "task=sort", f"task.train_pairs={pairs}",
+            f"training.steps={FIRST_STEPS}", "training.precision=float32",
+            "--results", str(results), "--device", "cpu", "--wandb", "disabled",
+        ]  # fmt: skip
+        seconds, mebibytes = _with_private_memory(arguments, results / "cache")
+        peaks.append(mebibytes)
+        lines.append(f"| {pairs:,} | {seconds:.0f} | {mebibytes:,.0f} |")
+    lines += [
+        "",
+        f"**The many pairs take {peaks[1] - peaks[0]:,.0f} MiB** beyond torch's own and the model's.",
+    ]
     return lines
 
 
@@ -187,6 +222,32 @@ def _measured(arguments: list[str]) -> tuple[float, float]:
     _, status, usage = os.wait4(child.pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0, arguments
     return time.perf_counter() - begin, usage.ru_maxrss / 1024
+
+
+def _with_private_memory(arguments: list[str], cache: Path) -> tuple[float, float]:
+    """Seconds of a command, and the most anonymous memory that one of its processes was seen with, in MiB."""
+    begin = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
+    child = psutil.Popen(
+        [sys.executable, "-P", "-m", "benchmark", *arguments], env=environment, stdout=subprocess.DEVNULL
+    )
+    peak = 0
+    while child.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            peak = max(peak, *(_anonymous_bytes(one.pid) for one in (child, *child.children(recursive=True))))
+        time.sleep(0.05)
+    assert child.returncode == 0, arguments
+    return time.perf_counter() - begin, peak / 2**20
+
+
+def _anonymous_bytes(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next(
+        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:")), 0
+    )
 
 
 if __name__ == "__main__":

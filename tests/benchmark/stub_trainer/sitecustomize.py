@@ -39,6 +39,10 @@ def _run_cell(experiment, run_folder, options):
             mapped = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**28, resource.RLIM_INFINITY))
         torch.ones(2**28)
+    if behaviour == "oom_kernel":
+        held = []
+        while True:
+            held.append(b"x" * 2**24)
     if behaviour == "vanish":
         shutil.rmtree(run_folder.parent.parent)
     if behaviour == "kill":

@@ -1,0 +1,145 @@
+"""Whole runs through the command: what surrounds a run changes nothing of its record."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmark.config import ROOT
+from tests.benchmark.test_history import rows_in
+
+RUN = [
+    "model=lstm-small", "model.width=16", "task=reverse", "task.train_pairs=300", "task.validation_pairs=20",
+    "task.test_pairs=20", "data.batch_tokens=300", "training.steps=60", "training.validations=3",
+    "training.precision=float32", "--study", "s", "--device", "cpu", "--threads", "1",
+]  # fmt: skip
+OF_TIME = re.compile(
+    r"second|wandb|peak_memory|finished_at|environment|steady_state|warmup_steps|resumed|checksum"
+)
+"""Fields that tell of time, of this process, or of what was asked of wandb; the checksum is of all."""
+
+
+def start(results: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    own = {
+        name: str(results / name.lower())
+        for name in ("XDG_CACHE_HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR")
+    }
+    environment = {
+        **os.environ, **own, "PYTHONPATH": str(ROOT), "WANDB_ERROR_REPORTING": "false", **variables,
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "benchmark", "run", *RUN, "--results", str(results), *arguments],
+        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def measured(results: Path) -> dict[str, Any]:
+    [path] = results.glob("s/runs/*/record.json")
+    record: dict[str, Any] = without_time(json.loads(path.read_text()))
+    return record
+
+
+def without_time(value: Any) -> Any:
+    if isinstance(value, list):
+        return [without_time(one) for one in value]
+    if isinstance(value, dict):
+        return {name: without_time(one) for name, one in value.items() if not OF_TIME.search(name)}
+    return value
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    """A server that is there, and never answers what it is sent."""
+
+    over = threading.Event()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.over.wait()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow_server() -> Iterator[str]:
+    Slow.over.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    Slow.over.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_record_is_the_same_whatever_wandb_does_and_however_python_hashes(
+    slow_server: str, tmp_path: Path
+) -> None:
+    key = {"WANDB_API_KEY": "0" * 40}
+    surroundings = {
+        "disabled": {"WANDB_MODE": "disabled", "PYTHONHASHSEED": "0"},
+        "offline": {"WANDB_MODE": "offline", "PYTHONHASHSEED": "1"},
+        "slow": {**key, "WANDB_MODE": "online", "WANDB_BASE_URL": slow_server, "PYTHONHASHSEED": "2"},
+        "no network": {**key, "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"},
+    }
+    started = {name: start(tmp_path / name, **variables) for name, variables in surroundings.items()}
+    for name, process in started.items():
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+        assert "Traceback" not in errors
+        assert ("wandb is online" in errors) == (name == "slow"), errors
+    records = {name: measured(tmp_path / name) for name in surroundings}
+    expected = records.pop("disabled")
+    assert len(expected["scores"]) >= 4 and expected["weights_sha256"]
+    for name, record in records.items():
+        assert record == expected, name
+        kept = list((tmp_path / name).rglob(f"offline-run-*-{expected['run_id']}"))
+        assert len(kept) == 1, f"{name}: kept for later"
+
+
+def test_an_offline_run_that_was_cut_off_is_one_whole_run_for_wandb(tmp_path: Path) -> None:
+    arguments = ("training.steps=600", "--wandb", "offline")
+    undisturbed = start(tmp_path / "undisturbed", *arguments)
+    cut = start(tmp_path / "cut", *arguments)
+    assert cut.stderr is not None
+    while "validation loss" not in cut.stderr.readline():
+        assert cut.poll() is None
+    cut.terminate()
+    cut.communicate(timeout=120)
+    assert cut.returncode == 143
+    for process in (start(tmp_path / "cut", *arguments), undisturbed):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    assert measured(tmp_path / "cut") == measured(tmp_path / "undisturbed")
+    [whole] = losses_by_step(tmp_path / "undisturbed")
+    one, other = losses_by_step(tmp_path / "cut")
+    assert one and other and one != whole
+    assert all(one[step] == other[step] for step in one.keys() & other.keys())
+    assert one | other == whole
+
+
+def losses_by_step(results: Path) -> list[dict[int, dict[str, float]]]:
+    """Of every run in wandb's own files: the losses that were logged at each step."""
+    found = []
+    for folder in results.glob(f"s/wandb/offline-run-*-{measured(results)['run_id']}"):
+        by_step: dict[int, dict[str, float]] = {}
+        for row in rows_in(results / "s", folder.name):
+            losses = {name: value for name, value in row.items() if "loss" in name}
+            by_step.setdefault(int(row["trainer/global_step"]), {}).update(losses)
+        found.append(by_step)
+    return found
