@@ -25,12 +25,13 @@ from benchmark.report import charts
 from benchmark.report.budgets import ranking_remarks
 from benchmark.report.comparison import group_titles
 from benchmark.report.layout import Table
+from benchmark.report.published import published_tables
 from benchmark.report.run_page import run_document
 from benchmark.report.samples import Samples
 from benchmark.report.search import search_tables
 from benchmark.report.significance import significance_tables
 from benchmark.report.study_results import StudyResults
-from benchmark.report.tables import speed_tables, study_remarks, train_tables
+from benchmark.report.tables import speed_tables, study_remarks, topics, train_tables
 from benchmark.store import StorageError, write_atomic
 from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
@@ -168,6 +169,8 @@ def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Secti
     for record in study.speed_records:
         if record.status == "done":
             speed.draw(*charts.speeds(record))
+    published = Section("published", "Published elsewhere", "Not measured here, and not to be mixed with it.")
+    published.add(*published_tables(topics(study)))
     layers = Section("layers", "Layers")
     layers.draw(*charts.layers(study.layer_records))
     why = [_claims(study), _table_1(study)] if study.layer_records else []
@@ -182,7 +185,8 @@ def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Secti
     )
     provenance = Section("provenance", "How it was measured", lines=_provenance(study))
     return [
-        *why, comparison, ranking, quality, learning, distance, speed, layers, significance, search, problems,
+        *why, comparison, ranking, quality, learning, distance, speed, published, layers, significance,
+        search, problems,
         provenance,
     ]  # fmt: skip
 

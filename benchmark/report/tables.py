@@ -27,6 +27,7 @@ from benchmark.report.layout import (
     metric_title,
     terminal_lines,
 )
+from benchmark.report.published import published_tables
 from benchmark.report.rounding import count, with_half_width, without_spread
 from benchmark.report.search import search_tables
 from benchmark.report.significance import families, leaders, significance_tables
@@ -74,14 +75,21 @@ def csv_table(study: StudyResults) -> str:
 
 def tables(study: StudyResults) -> list[Table]:
     """The tables of a study: its runs, one table for each set of conditions; which of their differences
-    are significant; its speed records.
+    are significant; its speed records; and beside them what is published.
     """
     return [
         *search_tables(study),
         *train_tables(study),
         *significance_tables(study.groups, group_titles(study.name, study.groups)),
         *speed_tables(study),
+        *published_tables(topics(study)),
     ]
+
+
+def topics(study: StudyResults) -> list[str]:
+    """What published tables may stand beside: the tasks of its runs, and speed where it was measured."""
+    tasks = dict.fromkeys(record.task_preset for record in study.train_records)
+    return [*tasks, *(["speed"] if any(one.status == "done" for one in study.speed_records) else [])]
 
 
 def train_tables(study: StudyResults) -> list[Table]:
