@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup quick test faults scale lint clean
+.PHONY: setup quick why test faults scale lint clean
 
 setup: .venv/installed
 
@@ -13,6 +13,11 @@ setup: .venv/installed
 # Trains the three architectures on a generated translation task and prints the table.
 quick: setup
 	$(BIN)/seqbench run quick
+
+# Section 4 of "Attention Is All You Need" from measurements on this machine; SCALE=standard trains models as well.
+SCALE ?= quick
+why: setup
+	$(BIN)/seqbench why --scale $(SCALE)
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal

@@ -465,15 +465,23 @@ def why(
     study: Annotated[str, typer.Option(help="Name of the study's folder in the results.")] = "why",
     device: Device = "auto",
     threads: Threads = None,
+    wandb: Annotated[Wandb, typer.Option(help="Where wandb keeps its mirror of the runs.")] = Wandb.auto,
     as_json: Json = False,
 ) -> int:
-    from benchmark.config import RunOptions
-    from benchmark.engines.local import Interrupted, Refused
+    from benchmark import tracking
+    from benchmark.config import RunOptions, UserError
+    from benchmark.engines.local import ChildFailed, Interrupted, Refused
+    from benchmark.report.study_results import load_study
     from benchmark.store import StudyFolder
     from benchmark.why.facts import Facts
-    from benchmark.why.measuring import measure
+    from benchmark.why.measuring import reproduce
     from benchmark.why.page import findings, terminal_page, write_page
 
+    try:
+        mode, line = tracking.choose_mode(wandb.value)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    say(line)
     folder = StudyFolder(results, study)
     folder.prepare()
     options = RunOptions(
@@ -481,17 +489,22 @@ def why(
         data_directory=_data_directory(data_directory),
         device=device,
         threads=threads,
-        wandb="disabled",
+        wandb=mode,
+        progress=sys.stderr.isatty(),
         study=study,
     )
     try:
-        records = measure(scale.value, folder, options, say, runs or [])
+        records, code = reproduce(scale.value, folder, options, runs or [], say)
     except Interrupted as error:
         say(f"{error}; started again, it goes on where it stopped")
         return error.exit_code
     except Refused:
         return 2
-    facts = Facts(records)
+    except ChildFailed as error:
+        say(str(error))
+        return 1
+    loaded = load_study(folder.path)
+    facts = Facts(records, loaded.train_records, loaded.beside)
     page = write_page(facts, folder.path / "report", scale.value)
     if as_json:
         ledger = [
@@ -504,7 +517,7 @@ def why(
     else:
         show(terminal_page(facts, _width()))
     say(f"the page with its figures: {page}")
-    return 3 if any(record.status == "failed" for record in records) else 0
+    return 3 if any(record.status == "failed" for record in records) else code
 
 
 _REPORT_HELP = """Make the report of a study from its records: tables, or the page with everything.

@@ -298,11 +298,13 @@ class Row(_Record):
     conditions: dict[str, JsonValue] = {}
 
 
-LayerKind = Literal["span", "path", "signal", "complexity", "time", "utilisation", "scaling", "lengths"]
+LayerKind = Literal[
+    "span", "path", "signal", "complexity", "time", "utilisation", "scaling", "lengths", "attention"
+]
 
 
 class LayerRecord(_Record):
-    """What was measured of layers and of models that were not trained."""
+    """What was measured of layers, and of models outside of their training."""
 
     schema_version: int = SCHEMA_VERSION
     kind: LayerKind

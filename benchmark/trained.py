@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from models import Seq2SeqModel
 
 
+def run_folder(name: str, results: Path) -> Path:
+    """Where a run lies that a measurement names: within the results, or by its whole path."""
+    return results / name
+
+
 def trained_record(run_folder: Path) -> TrainRecord:
     """The record of a run that is done.
 
@@ -55,3 +60,13 @@ def trained_model(run_folder: Path, *, trust_code: bool = False) -> Seq2SeqModel
     model = build_model(experiment, record.vocabulary_size)
     model.load_state_dict(weights)
     return model.eval()
+
+
+def untrained_model(run_folder: Path, *, trust_code: bool = False) -> Seq2SeqModel:
+    """The model of a run as its training found it, in evaluation mode; errors as of `trained_record`."""
+    from benchmark.trainer import build_model
+
+    record = trained_record(run_folder)
+    assert record.vocabulary_size is not None
+    experiment = experiment_from(record.experiment, files_allowed=trust_code)
+    return build_model(experiment, record.vocabulary_size).eval()

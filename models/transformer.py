@@ -28,15 +28,16 @@ class Config(ModelConfig):
     """Channels of every hidden state."""
     heads: int = Field(default=4, ge=1)
     """Attention heads; divides `width`."""
-    feed_forward: int = Field(default=480, ge=1)
-    """Channels inside the position-wise feed-forward network."""
+    feed_forward: int = Field(default=480, ge=0)
+    """Channels inside the position-wise feed-forward network; with 0 there is no such sub-layer."""
     encoder_layers: int = Field(default=4, ge=1)
     decoder_layers: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.1, ge=0, le=0.9)
     """Of embeddings and of every sub-layer's output before it is added (section 5.4)."""
     norm: Literal["pre", "post"] = "pre"
     """Layer normalisation of each sub-layer's input, or of the sum as published."""
-    positions: Literal["sinusoidal", "learned"] = "sinusoidal"
+    positions: Literal["sinusoidal", "learned", "none"] = "sinusoidal"
+    """What says where a word stands; without it the encoder reads a bag of words."""
     maximum_length: int = Field(default=1024, ge=1)
     """Longest sentence in tokens."""
     tied: bool = True
@@ -52,16 +53,18 @@ class Config(ModelConfig):
         return Transformer(self, vocabulary_size)
 
     def tiny(self) -> Self:
-        small = {"width": 16, "heads": 2, "feed_forward": 24, "encoder_layers": 2, "decoder_layers": 2}
-        return self.model_copy(update=small | {"dropout": 0.0, "maximum_length": 128})
+        small = {"width": 16, "heads": 2, "encoder_layers": 2, "decoder_layers": 2, "maximum_length": 128}
+        return self.model_copy(
+            update=small | {"feed_forward": 24 if self.feed_forward else 0, "dropout": 0.0}
+        )
 
     def theory(self, vocabulary_size: int, source_length: int, target_length: int) -> Theory:
         width, inner, source, target = self.width, self.feed_forward, source_length, target_length
         attention = 4 * width * (width + 1)
-        feed_forward = 2 * width * inner + width + inner
         norm = 2 * width
-        body = self.encoder_layers * (attention + feed_forward + 2 * norm)
-        body += self.decoder_layers * (2 * attention + feed_forward + 3 * norm)
+        feed_forward = 2 * width * inner + width + inner + norm if inner else 0
+        body = self.encoder_layers * (attention + feed_forward + norm)
+        body += self.decoder_layers * (2 * attention + feed_forward + 2 * norm)
         body += 2 * norm if self.norm == "pre" else 0
         body += 2 * self.maximum_length * width if self.positions == "learned" else 0
         words = (1 if self.tied else 3) * vocabulary_size * width
@@ -123,26 +126,39 @@ class FeedForward(nn.Module):
         return self.outer(F.relu(self.inner(x)))
 
 
-class EncoderLayer(nn.Module):
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.attention = MultiHeadAttention(config.width, config.heads)
-        self.feed_forward = FeedForward(config)
-        self.around_attention, self.around_feed_forward = SubLayer(config), SubLayer(config)
+class _Layer(nn.Module):
+    """What the layers of both sides have in common: they end in a feed-forward network, or in none."""
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = self.around_attention.leave(x, self.attention(self.around_attention.enter(x), bias))
+    feed_forward: FeedForward | None
+    around_feed_forward: SubLayer | None
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        if self.feed_forward is None or self.around_feed_forward is None:
+            return x
         return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
 
 
-class DecoderLayer(nn.Module):
+class EncoderLayer(_Layer):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.attention = MultiHeadAttention(config.width, config.heads)
+        self.feed_forward = FeedForward(config) if config.feed_forward else None
+        self.around_attention = SubLayer(config)
+        self.around_feed_forward = SubLayer(config) if config.feed_forward else None
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        x = self.around_attention.leave(x, self.attention(self.around_attention.enter(x), bias))
+        return self._fed_forward(x)
+
+
+class DecoderLayer(_Layer):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.self_attention = MultiHeadAttention(config.width, config.heads)
         self.source_attention = MultiHeadAttention(config.width, config.heads)
-        self.feed_forward = FeedForward(config)
+        self.feed_forward = FeedForward(config) if config.feed_forward else None
         self.around_self, self.around_source = SubLayer(config), SubLayer(config)
-        self.around_feed_forward = SubLayer(config)
+        self.around_feed_forward = SubLayer(config) if config.feed_forward else None
 
     def forward(self, x: Tensor, source: tuple[Tensor, ...], bias: Tensor) -> Tensor:
         x = self.around_self.leave(x, self.self_attention(self.around_self.enter(x), causal=True))
@@ -162,16 +178,24 @@ class DecoderLayer(nn.Module):
     def _rest(self, x: Tensor, source: tuple[Tensor, ...], bias: Tensor) -> Tensor:
         update = self.source_attention.look(self.around_source.enter(x), source[0], source[1], bias)
         x = self.around_source.leave(x, update)
-        return self.around_feed_forward.leave(x, self.feed_forward(self.around_feed_forward.enter(x)))
+        return self._fed_forward(x)
+
+
+def _positions(config: Config) -> Positions | None:
+    if config.positions == "none":
+        return None
+    return Positions(config.maximum_length, config.width, learned=config.positions == "learned")
+
+
+def _at(positions: Positions | None, length: int, first: int = 0) -> Tensor | None:
+    return None if positions is None else positions(length, first)
 
 
 class Transformer(Seq2SeqModel):
     def __init__(self, config: Config, vocabulary_size: int) -> None:
         super().__init__()
         self.words = Words(vocabulary_size, config.width, tied=config.tied, dropout=config.dropout)
-        learned = config.positions == "learned"
-        self.source_positions = Positions(config.maximum_length, config.width, learned=learned)
-        self.target_positions = Positions(config.maximum_length, config.width, learned=learned)
+        self.source_positions, self.target_positions = _positions(config), _positions(config)
         self.encoder = Stack(EncoderLayer(config) for _ in range(config.encoder_layers))
         self.decoder = Stack(DecoderLayer(config) for _ in range(config.decoder_layers))
         final_norm = config.norm == "pre"
@@ -180,14 +204,14 @@ class Transformer(Seq2SeqModel):
 
     def encode(self, source: Tensor, source_mask: Tensor) -> TransformerMemory:
         bias = padding_bias(source_mask)
-        x = self.words.embed_source(source, self.source_positions(source.shape[1]))  # (B, S, D)
+        x = self.words.embed_source(source, _at(self.source_positions, source.shape[1]))  # (B, S, D)
         for layer in self.encoder:
             x = layer(x, bias)
         return TransformerMemory(source_mask, self.encoder_norm(x), bias)
 
     def decode(self, target_in: Tensor, memory: Memory) -> Tensor:
         assert isinstance(memory, TransformerMemory)
-        x = self.words.embed_target(target_in, self.target_positions(target_in.shape[1]))  # (B, T, D)
+        x = self.words.embed_target(target_in, _at(self.target_positions, target_in.shape[1]))  # (B, T, D)
         for layer in self.decoder:
             x = layer(x, layer.source_attention.keys_and_values(memory.hidden), memory.bias)
         return self.decoder_norm(x)
@@ -202,7 +226,7 @@ class Transformer(Seq2SeqModel):
 
     def decode_step(self, token: Tensor, state: State) -> tuple[Tensor, TransformerState]:
         assert isinstance(state, TransformerState) and isinstance(state.memory, TransformerMemory)
-        x = self.words.embed_target(token[:, None], self.target_positions(1, state.length))  # (B, 1, D)
+        x = self.words.embed_target(token[:, None], _at(self.target_positions, 1, state.length))  # (B, 1, D)
         target = state.target
         if state.length == target[0][0].shape[2]:
             # Twice the room when it is full: copying at every step would cost a quarter of the time.

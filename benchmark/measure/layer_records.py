@@ -10,6 +10,7 @@ import torch
 
 from benchmark.config import RunOptions, experiment_from
 from benchmark.device import choose_device
+from benchmark.measure.attention_maps import attention_rows
 from benchmark.measure.layers import (
     complexity_rows,
     lengths_rows,
@@ -29,7 +30,7 @@ from tasks import TRAIN
 
 TIMED = ("time", "utilisation", "scaling")
 """Whose records belong to a device."""
-ON_CPU = {"span": span_rows, "path": path_rows, "signal": signal_rows, "complexity": complexity_rows}
+ON_CPU = {"span": span_rows, "path": path_rows, "complexity": complexity_rows}
 """Exact or in float64, so that the device does not matter."""
 
 
@@ -52,6 +53,10 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
         rows = list(utilisation_rows(settings, device, watch.sample))
     elif kind == "scaling":
         rows = list(scaling_rows(settings, options))
+    elif kind == "signal":
+        rows = list(signal_rows(settings, options.results))
+    elif kind == "attention":
+        rows = list(attention_rows(settings, options))
     elif kind == "lengths":
         rows = list(_lengths(settings["task"], options))
     else:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from benchmark.measure.span import (
 from benchmark.measure.speed import matrix_products
 from benchmark.measure.timing import Clock, interleaved, median
 from benchmark.record import Row
-from benchmark.trained import trained_model
+from benchmark.trained import run_folder, trained_model, untrained_model
 from models import Seq2SeqModel
 from models.layers.recurrent import Recurrence
 from models.layers.table1 import LAYERS, Table1Layer
@@ -215,28 +215,27 @@ def _model_path_rows(settings: Settings) -> Iterator[Row]:
 # Signal
 
 
-def signal_rows(settings: Settings) -> Iterator[Row]:
-    """Of `layer` at `lengths`; or of `model`, or of a trained `run`, from source
-    and target words drawn at random.
+def signal_rows(settings: Settings, results: Path = Path()) -> Iterator[Row]:
+    """Of `layer` at `lengths`; or of `model`, or of a `run` within `results` before its training and after,
+    from source and target words drawn at random.
 
     `forget_bias` is an LSTM's; output positions are the last one and the middle one, of a model the last.
     """
     for length in settings["lengths"]:
-        for conditions, profile in _profiles(settings, length):
+        for conditions, profile in _profiles(settings, length, results):
             yield from _profile_rows(profile, {"n": length, "output": profile.output, **conditions})
 
 
-def _profiles(settings: Settings, length: int) -> Iterator[tuple[dict[str, Any], Profile]]:
+def _profiles(settings: Settings, length: int, results: Path) -> Iterator[tuple[dict[str, Any], Profile]]:
     outputs = [length // 2, length - 1]
-    if "model" in settings or "run" in settings:
-        if "run" in settings:
-            model, words = trained_model(Path(settings["run"])), settings["vocabulary_size"]
-        else:
-            model, words = build_small_model(settings["model"]), VOCABULARY
-        source, target = (random_words(length, words, seed=seed) for seed in (0, 1))
-        for side in ("source", "target"):
-            for profile in model_signal(model, source, target, outputs[1:], side=side):
-                yield {"from": side}, profile
+    if "run" in settings:
+        folder, words = run_folder(settings["run"], results), settings["vocabulary_size"]
+        for training, model in (("before", untrained_model(folder)), ("after", trained_model(folder))):
+            for conditions, profile in _model_profiles(model, words, length, outputs[1:]):
+                yield {**conditions, "training": training}, profile
+        return
+    if "model" in settings:
+        yield from _model_profiles(build_small_model(settings["model"]), VOCABULARY, length, outputs[1:])
         return
     layer = build_layer(settings["layer"])
     bias = settings.get("forget_bias")
@@ -248,6 +247,15 @@ def _profiles(settings: Settings, length: int) -> Iterator[tuple[dict[str, Any],
                     module.bias_ih_l0[width : 2 * width] = bias
     for profile in layer_signal(layer, length, settings["layer"]["width"], outputs):
         yield {}, profile
+
+
+def _model_profiles(
+    model: Seq2SeqModel, words: int, length: int, outputs: Sequence[int]
+) -> Iterator[tuple[dict[str, Any], Profile]]:
+    source, target = (random_words(length, words, seed=seed) for seed in (0, 1))
+    for side in ("source", "target"):
+        for profile in model_signal(model, source, target, outputs, side=side):
+            yield {"from": side}, profile
 
 
 def _profile_rows(profile: Profile, conditions: dict[str, Any]) -> Iterator[Row]:

@@ -213,4 +213,6 @@ def plain_form(config: ModelConfig, vocabulary_size: int) -> Plain | None:
         return None
     if not getattr(config, "tied", True) or getattr(config, "positions", "sinusoidal") != "sinusoidal":
         return None
+    if getattr(config, "feed_forward", 1) == 0:
+        return None
     return None if form is None else form(config, vocabulary_size)

@@ -193,7 +193,7 @@ def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Secti
 
 def _claims(study: StudyResults) -> Section:
     """The ledger: every claim with its prediction, its test, what was measured and the verdict."""
-    ledger = findings(Facts(study.layer_records))
+    ledger = findings(Facts.of(study))
     section = Section(
         "claims",
         "Claims",
@@ -205,7 +205,7 @@ def _claims(study: StudyResults) -> Section:
 
 def _table_1(study: StudyResults) -> Section:
     """Table 1 with what was measured beside it, and the figures."""
-    facts = Facts(study.layer_records)
+    facts = Facts.of(study)
     section = Section("table-1", "Table 1, measured")
     section.add(table_1(facts), *further_tables(facts))
     with tempfile.TemporaryDirectory() as drawn:

@@ -15,6 +15,9 @@ from benchmark.report.comparison import Group, Matches, groups
 from benchmark.request import stored_study
 from benchmark.store import StudyFolder
 
+BESIDE = ("multi30k-en-de", "grammar-translation", "ablations")
+"""Studies of translation whose quality and cost the reproduction of section 4 reads where they lie beside."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResults:
@@ -37,6 +40,8 @@ class StudyResults:
     chosen: frozenset[str] = frozenset()
     """The trials that the search has chosen."""
     matches: Matches = field(default_factory=dict)
+    beside: tuple[StudyResults, ...] = ()
+    """Of a study with measurements of layers: those of `BESIDE` that there are."""
 
     @property
     def is_broken(self) -> bool:
@@ -73,11 +78,13 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
         if cell.match is not None:
             matches.setdefault(cell.run_id, {})[cell.match] = cell.held
     chosen = document.get("chosen")
+    layer_records = tuple(r for r in contents.records if isinstance(r, LayerRecord))
+    beside = _beside(study, unreadable) if layer_records else ()
     return StudyResults(
         name=study.name,
         train_records=tuple(r for r in trained.values() if r.run_id not in trials),
         speed_records=tuple(r for r in contents.records if isinstance(r, SpeedRecord)),
-        layer_records=tuple(r for r in contents.records if isinstance(r, LayerRecord)),
+        layer_records=layer_records,
         unreadable=tuple(unreadable),
         missing=tuple({cell.run_id: cell.label for cell in cells if cell.run_id not in there}.values()),
         model_order=tuple(dict.fromkeys(cell.model for cell in cells)),
@@ -89,7 +96,21 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
             if isinstance(one, Mapping)
         ),
         matches=matches,
+        beside=beside,
     )
+
+
+def _beside(study: StudyFolder, unreadable: list[str]) -> tuple[StudyResults, ...]:
+    found = []
+    for name in BESIDE:
+        folder = study.path.parent / name
+        if name == study.name or not (folder / "study.yaml").is_file():
+            continue
+        try:
+            found.append(load_study(folder))
+        except UserError as error:
+            unreadable.append(f"{name}, beside this study: {error}")
+    return tuple(found)
 
 
 class _Cell(NamedTuple):

@@ -28,6 +28,8 @@ TIMED_RESTRICTED = "restricted self-attention, r = 32"
 NEIGHBOURHOOD, KERNEL = 8, 3
 TRAINED_LENGTHS = (16, 32, 64)
 """Of sentences through trained models, which have seen no longer ones."""
+ATTENTION_SENTENCES = 32
+"""Over which attention is averaged."""
 WIDTH = 16
 """Of layers whose dependencies are followed: they do not depend on it."""
 
@@ -54,6 +56,8 @@ class Grid:
     scaling_rounds: int
     """0 where training on several devices is not timed."""
     rounds: int
+    study: str = ""
+    """The study whose models are trained for the claims that need it; empty where none is."""
 
 
 GRIDS: Mapping[Scale, Grid] = {
@@ -82,8 +86,9 @@ GRIDS: Mapping[Scale, Grid] = {
         timed_widths=(64, 128, 256, 512),
         tokens=4096,
         batches=(1, 4, 16, 64, 256),
-        scaling_rounds=6,
+        scaling_rounds=4,
         rounds=9,
+        study="why",
     ),
     "full": Grid(
         spans=(16, 32, 64, 128, 256),
@@ -98,6 +103,7 @@ GRIDS: Mapping[Scale, Grid] = {
         batches=(1, 4, 16, 64, 256, 1024),
         scaling_rounds=6,
         rounds=15,
+        study="why",
     ),
 }
 
@@ -134,12 +140,9 @@ class LayerCell:
         }
 
 
-def cells(scale: Scale, device: str, runs: Sequence[Path] = ()) -> list[LayerCell]:
-    """All of a scale; those that answer most in least time first. `device` is what times belong to, `runs`
-    the folders of trained runs whose signal is measured too.
-
-    Raises:
-        UserError: a run is not done.
+def cells(scale: Scale, device: str) -> list[LayerCell]:
+    """All of a scale that needs no training; those that answer most in least time first. `device` is what
+    times belong to.
     """
     grid = GRIDS[scale]
     return [
@@ -147,7 +150,6 @@ def cells(scale: Scale, device: str, runs: Sequence[Path] = ()) -> list[LayerCel
         *_paths(grid),
         *_complexities(grid),
         *_signals(grid),
-        *map(_trained_signal, runs),
         LayerCell(kind="lengths", subject="multi30k-en-de", settings={"task": "multi30k-en-de"}),
         *(_time(grid, width, device) for width in grid.timed_widths),
         *_parallelism(grid, device),
@@ -260,17 +262,36 @@ def _timed_layers(width: int) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _trained_signal(run: Path) -> LayerCell:
-    record = trained_record(run)
-    settings = {
-        "run": str(run.resolve()),
-        "weights_sha256": record.weights_sha256,
-        "vocabulary_size": record.vocabulary_size,
-        "lengths": list(TRAINED_LENGTHS),
-    }
-    return LayerCell(
-        kind="signal", subject=f"{record.model_preset}, trained (run {record.run_id})", settings=settings
-    )
+def trained_cells(results: Path, runs: Sequence[Path]) -> list[LayerCell]:
+    """What is measured of trained runs, whose folders are given; `results` is what they are named within.
+
+    Of each model and task one seed's signal; and where it looks, on a task of distances: one seed of each
+    model, and all of those with several heads, whose roles are compared over seeds.
+
+    Raises:
+        UserError: a run is not done.
+    """
+    found, seen = [], set()
+    for run in runs:
+        record = trained_record(run)
+        kind = (record.model_preset, record.task_preset, record.task_name)
+        is_first = kind not in seen
+        seen.add(kind)
+        root, folder = results.resolve(), run.resolve()
+        settings = {
+            "run": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
+            "weights_sha256": record.weights_sha256,
+            "seed": record.seed,
+        }
+        subject = f"{record.model_preset} on {record.task_preset or record.task_name}, seed {record.seed}"
+        lengths = {"vocabulary_size": record.vocabulary_size, "lengths": list(TRAINED_LENGTHS)}
+        if is_first:
+            found.append(LayerCell(kind="signal", subject=subject, settings={**settings, **lengths}))
+        splits = [name for name in (score.split for score in record.scores) if name.endswith("_trained")]
+        if splits and (is_first or record.model_name == "transformer"):
+            split = {"split": splits[len(splits) // 2], "sentences": ATTENTION_SENTENCES}
+            found.append(LayerCell(kind="attention", subject=subject, settings={**settings, **split}))
+    return found
 
 
 def _time(grid: Grid, width: int, device: str) -> LayerCell:

@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmark.measure.significance import summarise
 from benchmark.measure.timing import Interval, median, ratio
-from benchmark.record import LayerKind, LayerRecord, Row
+from benchmark.record import LayerKind, LayerRecord, Row, TrainRecord
+from benchmark.report.study_results import StudyResults
 
 FORWARD = {"pass": "forward"}
 BOTH = {"pass": "forward and backward"}
@@ -22,9 +23,16 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Facts:
-    """The records of a study of layers."""
+    """The records of a study of layers, of the models that were trained with it, and of studies beside it."""
 
     records: Sequence[LayerRecord]
+    runs: Sequence[TrainRecord] = ()
+    beside: Sequence[StudyResults] = ()
+
+    @staticmethod
+    def of(study: StudyResults) -> Facts:
+        """All that a study and those beside it hold."""
+        return Facts(study.layer_records, study.train_records, study.beside)
 
     def rows(self, kind: LayerKind, subject: str, quantity: str, **conditions: Any) -> list[Row]:
         """Those that have all of `conditions`; Missing where there are none."""

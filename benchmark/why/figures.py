@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from benchmark.why import trained_figures
 from benchmark.why.cells import (
     ATTENTION,
     CELLS,
@@ -51,6 +52,10 @@ def draw(facts: Facts, folder: Path) -> list[tuple[str, str]]:
         ("signal", _signal),
         ("time", _time),
         ("crossover", _crossover),
+        ("accuracy", trained_figures.accuracy),
+        ("signal-trained", trained_figures.signal),
+        ("heads", trained_figures.heads),
+        ("sources", trained_figures.sources),
     ):
         try:
             drawn, caption = figure(facts)
@@ -161,7 +166,11 @@ def _matrices(facts: Facts) -> Drawn:
 
 
 def _signal(facts: Facts) -> Drawn:
-    subjects = facts.subjects("signal")
+    subjects = [
+        record.subject
+        for record in facts.records
+        if (record.kind, record.status) == ("signal", "done") and "run" not in record.settings
+    ]
     if not subjects:
         raise Missing("no signal was measured")
     layers = [name for name in subjects if name.startswith((ATTENTION, RECURRENT))]

@@ -9,25 +9,43 @@ from pathlib import Path
 from benchmark.config import RunOptions
 from benchmark.device import device_in_use
 from benchmark.engines.local import Supervisor, run_layer_cells
-from benchmark.record import LayerRecord
+from benchmark.record import LayerRecord, TrainRecord
+from benchmark.request import request_from
+from benchmark.running import StudyRun
 from benchmark.store import StudyFolder
-from benchmark.why.cells import LayerCell, Scale, cells
+from benchmark.why.cells import GRIDS, LayerCell, Scale, cells, trained_cells
 
 
-def measure(
-    scale: Scale,
-    folder: StudyFolder,
-    options: RunOptions,
-    say: Callable[[str], None],
-    runs: Sequence[Path] = (),
-) -> list[LayerRecord]:
-    """The records of all cells of a scale and of trained `runs`, in order; what is missing is measured first.
+def reproduce(
+    scale: Scale, folder: StudyFolder, options: RunOptions, runs: Sequence[Path], say: Callable[[str], None]
+) -> tuple[list[LayerRecord], int]:
+    """All records of a scale and of the trained `runs`, and the exit code; what is missing is measured, and
+    the models that a scale needs are trained, as a study in the same folder.
 
     Raises:
         Interrupted: a signal came; what is measured is kept.
-        UserError: the folder of a cell holds another one, or a run is not done.
+        UserError: a mistake in what was asked for, or a run is not done.
+        Refused, ChildFailed: the study could not be made.
     """
-    every = cells(scale, device_in_use(options), runs)
+    more = trained_cells(options.results, runs)
+    records, code = measure(cells(scale, device_in_use(options)), folder, options, say), 0
+    if GRIDS[scale].study:
+        trained, code = train(GRIDS[scale].study, folder, options, say)
+        more += trained_cells(options.results, trained)
+    if more:
+        records += measure(more, folder, options, say)
+    return records, code
+
+
+def measure(
+    every: Sequence[LayerCell], folder: StudyFolder, options: RunOptions, say: Callable[[str], None]
+) -> list[LayerRecord]:
+    """The records of all cells, in order; what is missing is measured first.
+
+    Raises:
+        Interrupted: a signal came; what is measured is kept.
+        UserError: the folder of a cell holds another one.
+    """
     todo = _remaining(every, folder)
     say(f"{folder.path}: {len(every)} measurements, {len(every) - len(todo)} done, {len(todo)} to do")
     supervisor = Supervisor()
@@ -38,6 +56,22 @@ def measure(
                 documents = [cell.document() for cell in together]
                 run_layer_cells(supervisor, documents, folder, options)
     return list(found(every, folder))
+
+
+def train(
+    name: str, folder: StudyFolder, options: RunOptions, say: Callable[[str], None]
+) -> tuple[list[Path], int]:
+    """Do what is missing of a study of trained models, within the folder; the folders of the runs that are
+    done, and the exit code. Errors as of `StudyRun.run`.
+    """
+    request = request_from([name], study=folder.name)
+    outcome = StudyRun(folder, options, say=say).run(request)
+    done = []
+    for cell in outcome.made.runs:
+        record = folder.readable(cell.run_id)
+        if isinstance(record, TrainRecord) and record.status == "done":
+            done.append(folder.run(cell.run_id).path)
+    return done, outcome.exit_code
 
 
 def found(every: Iterable[LayerCell], folder: StudyFolder) -> Iterable[LayerRecord]:

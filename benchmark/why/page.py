@@ -9,9 +9,10 @@ from pathlib import Path
 
 from benchmark.report.escaping import for_markdown, for_terminal
 from benchmark.report.layout import markdown_lines, terminal_lines
-from benchmark.why.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED, Claim, Finding
+from benchmark.why.claims import CLAIMS, Claim
 from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
+from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.table import further_tables, table_1
 
 

@@ -17,6 +17,7 @@ from benchmark.why.cells import (
     SEPARABLE,
     TIMED_RESTRICTED,
 )
+from benchmark.why.cost import tables_2_and_3
 from benchmark.why.facts import (
     BOTH,
     FORWARD,
@@ -159,8 +160,8 @@ def _ends(series: Mapping[float, float]) -> str:
 
 
 def further_tables(facts: Facts) -> list[Table]:
-    """Memory, what a device makes of batches, and training on more devices: what was measured of it."""
-    return [*_memory(facts), *_utilisation(facts), *_scaling(facts)]
+    """Memory, what a device makes of batches, training on more devices, and translation."""
+    return [*_memory(facts), *_utilisation(facts), *_scaling(facts), *tables_2_and_3(facts)]
 
 
 def _memory(facts: Facts) -> Iterator[Table]:

@@ -23,6 +23,8 @@ def subjects():
         yield ModelUnderCheck(name, small)
         for changed, config in variants(small):
             yield ModelUnderCheck(f"{name} {changed}", config)
+    bare = model_module("transformer", files_allowed=False).module.Config(feed_forward=0)
+    yield ModelUnderCheck("transformer feed_forward=0", at_test_size(bare))
     for name in presets("models"):
         fields = dict(load_yaml(ROOT / "configs" / "models" / f"{name}.yaml")["model"])
         module = model_module(fields.pop("name"), files_allowed=False).module

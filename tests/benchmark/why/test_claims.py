@@ -15,8 +15,9 @@ from benchmark.why.cells import (
     RESTRICTED,
     TIMED_RESTRICTED,
 )
-from benchmark.why.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED
+from benchmark.why.claims import CLAIMS
 from benchmark.why.facts import Facts, Missing, crossover, exponent, time_exponent, two_terms
+from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED
 from tests.benchmark.why.synthetic import records, row
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}

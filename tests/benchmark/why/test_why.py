@@ -1,5 +1,7 @@
 """`seqbench why` from nothing to the page, at a size that takes seconds."""
 
+import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -83,6 +85,48 @@ def test_from_nothing_to_the_page_and_nothing_twice(tiny):
     for path, content in bytes_before.items():
         if path.suffix == ".svg":
             assert path.read_bytes() == content, path.name
+
+
+STUDY = """
+study: any
+model:
+- {name: transformer, width: 16, heads: 2, feed_forward: 24, encoder_layers: 1, decoder_layers: 1}
+- {name: lstm, width: 16}
+task: {name: recall, keys: 8, values: 4, maximum_pairs: 4, distances: [1, 4, 6], train_pairs: 300,
+       validation_pairs: 20, test_pairs: 20}
+training: {steps: 6, validations: 1, precision: float32}
+"""
+
+
+def test_what_it_trains_is_an_ordinary_study_whose_models_are_measured(tiny, monkeypatch):
+    """Trained in the same folder, looked into, and shown; started again, nothing is done twice."""
+    file = tiny.parent / "trains.yaml"
+    file.write_text(STUDY)
+    grid = dataclasses.replace(TINY, study=str(file))
+    monkeypatch.setattr(measuring, "GRIDS", dict.fromkeys(cells.GRIDS, grid))
+    monkeypatch.setattr(measuring, "cells", lambda *arguments: [])
+    code, out, said = why(tiny, "--wandb", "disabled", "--json")
+    assert code == 0, said
+    claims = {one["claim"]: one for one in json.loads(out)["claims"]}
+    assert "undecidable with 1 seed (needs 6)" in claims["S4.13"]["effect"]
+    found = StudyFolder(tiny, "why").contents().records
+    assert sorted(record.kind for record in found) == ["attention"] * 2 + ["signal"] * 2 + ["train"] * 2
+    attention = next(one for one in found if one.kind == "attention" and "transformer" in one.subject)
+    parts = {row.conditions["part"] for row in attention.rows if row.quantity == "attention"}
+    assert parts == {"encoder", "decoder", "source"}
+    (words,) = [row for row in attention.rows if row.quantity == "words"]
+    source, target = (words.conditions[side] for side in ("source", "target"))
+    assert isinstance(source, list) and isinstance(target, list)
+    assert source[-1] == "</s>" and target[0] == "<s>"
+    for row in attention.rows:
+        if row.quantity == "attention":
+            assert sum(row.samples) == pytest.approx(1.0, abs=0.01)
+    pictures = {path.name for path in (tiny / "why" / "report").glob("*.svg")}
+    assert {"heads.svg", "sources.svg", "signal-trained.svg"} <= pictures
+    stamps = {path: path.stat().st_mtime_ns for path in tiny.glob("why/runs/*/record.json")}
+    code, _, said = why(tiny, "--wandb", "disabled")
+    assert code == 0 and "2 runs, 2 done, 0 to do" in said, said
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
 def test_interrupted_it_loses_nothing(tiny):
@@ -182,9 +226,11 @@ def test_a_trained_run_is_measured_with_the_weights_that_were_scored(tmp_path):
     folder = trained(tmp_path, "lstm")
     settings = {"run": str(folder), "vocabulary_size": 40, "lengths": [8]}
     rows = list(signal_rows({**settings, "vocabulary_size": trained_record(folder).vocabulary_size}))
-    assert {row.conditions["from"] for row in rows} == {"source", "target"}
-    (cell,) = [one for one in cells.cells("quick", "cpu", [folder]) if "trained" in one.subject]
+    sides = {(row.conditions["from"], row.conditions["training"]) for row in rows}
+    assert sides == set(itertools.product(("source", "target"), ("before", "after")))
+    (cell,) = cells.trained_cells(tmp_path / "results", [folder])
     assert cell.settings["weights_sha256"] == trained_record(folder).weights_sha256
+    assert cell.settings["run"] == f"study/runs/{folder.name}", "where it lies is told within the results"
     model = trained_model(folder)
     assert weights_sha256(model.state_dict()) == trained_record(folder).weights_sha256
     assert not model.training

@@ -1,0 +1,119 @@
+"""Tables 2 and 3 of the paper, from the studies of translation beside: quality, and what training cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from benchmark.report.comparison import Cell, Group
+from benchmark.report.layout import NOT_MEASURED, Column, Table
+from benchmark.report.published import published_tables
+from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.study_results import StudyResults
+from benchmark.why.facts import Facts
+
+VARIATIONS = "ablations"
+"""The study of the Transformer's variations."""
+
+
+def tables_2_and_3(facts: Facts) -> Iterator[Table]:
+    """Each followed by what the paper reports; none where no study lies beside."""
+    translations = [study for study in facts.beside if study.name != VARIATIONS]
+    rows = [row for study in translations for group in study.groups for row in _rows(facts, study, group)]
+    if rows:
+        yield Table(
+            title="Table 2, measured: quality and the cost of training",
+            heading=[],
+            columns=[
+                Column(title=("study",), is_text=True),
+                Column(title=("model",), is_text=True),
+                Column(title=("seeds",)),
+                Column(title=("test", "BLEU")),
+                Column(
+                    title=("operations", "counted"),
+                    note="Operations: counted, 2 per multiply-add, of all training steps, forward and "
+                    "backward, padding included.",
+                ),
+                Column(title=("seconds",), note="Seconds: of the training steps, as run; median over seeds."),
+                Column(
+                    title=("as the", "paper counts"),
+                    note="As the paper counts: seconds x devices x a sustained rate of operations. The paper "
+                    "assumes that rate for each kind of GPU; here it is the measured peak of matrix products "
+                    "on the same kind of device, so that the figure is an upper bound of what was computed.",
+                ),
+            ],
+            rows=rows,
+            labels=2,
+        )
+        yield from published_tables(["table-2"])
+    for study in facts.beside:
+        if study.name == VARIATIONS:
+            rows = [_variation(group, cell) for group in study.groups for cell in group.comparable]
+            yield Table(
+                title="Table 3, measured: the Transformer without a part of it",
+                heading=[],
+                columns=[
+                    Column(title=("variation",), is_text=True),
+                    Column(title=("seeds",)),
+                    Column(title=("validation loss", "nats per token")),
+                    Column(title=("test", "BLEU")),
+                    Column(title=("parameters", "million")),
+                ],
+                rows=rows,
+                labels=1,
+            )
+            yield from published_tables(["table-3"])
+
+
+def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]]:
+    match = f", equal {group.conditions.match}" if group.conditions.match else ""
+    for cell in group.comparable:
+        if not cell.done:
+            continue
+        seconds = cell.median("train_seconds")
+        peak = _peak(facts, group.conditions.device)
+        counted = _operations(cell)
+        paper = None if seconds is None or peak is None else seconds * group.conditions.devices * peak
+        yield [
+            f"{study.name}{match}",
+            cell.model,
+            str(len(cell.done)),
+            _bleu(group, cell),
+            NOT_MEASURED if counted is None else f"{counted:.2e}",
+            NOT_MEASURED if seconds is None else without_spread(seconds),
+            NOT_MEASURED if paper is None else f"{paper:.2e}",
+        ]
+
+
+def _operations(cell: Cell) -> float | None:
+    each, steps = cell.median("operations_per_step"), cell.median("steps")
+    return None if each is None or steps is None else each * steps
+
+
+def _peak(facts: Facts, device: str) -> float | None:
+    """Operations per second of matrix products, measured on such a device."""
+    for record in facts.records:
+        if (record.kind, record.status, record.provenance.device) == ("utilisation", "done", device):
+            return next((row.value for row in record.rows if row.quantity == "peak"), None)
+    return None
+
+
+def _variation(group: Group, cell: Cell) -> list[str]:
+    loss, parameters = cell.median("validation_loss"), cell.median("parameters")
+    return [
+        cell.label or cell.model,
+        str(len(cell.done)),
+        NOT_MEASURED if loss is None else f"{loss:.3f}",
+        _bleu(group, cell),
+        NOT_MEASURED if parameters is None else count(round(parameters / 1e6, 1)),
+    ]
+
+
+def _bleu(group: Group, cell: Cell) -> str:
+    """On the first test split."""
+    for split, metric in group.scored:
+        score = cell.score(split, metric)
+        if metric == "bleu" and score is not None:
+            if score.half_width is None:
+                return without_spread(score.mean)
+            return with_half_width(score.mean, score.half_width)
+    return NOT_MEASURED

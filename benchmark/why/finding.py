@@ -1,0 +1,22 @@
+"""What a claim comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Word = Literal["supported", "contradicted", "not decidable here"]
+SUPPORTED: Word = "supported"
+CONTRADICTED: Word = "contradicted"
+UNDECIDED: Word = "not decidable here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What the records say of a claim."""
+
+    verdict: Word
+    effect: str
+    """What was measured, with its interval; of an undecided claim the reason."""
+    conditions: tuple[str, ...] = ()
+    """The same in other units, and where it does not hold."""

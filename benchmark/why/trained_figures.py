@@ -1,0 +1,174 @@
+"""Figures of trained models: accuracy against distance, signal before and after training, attention maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmark.measure.significance import summarise
+from benchmark.record import LayerRecord, Row
+from benchmark.why.facts import Facts, Missing, number
+from benchmark.why.learning import DISTANCE_TASKS, Distances, distances
+
+MODELS = {"transformer": ("#0072b2", "o"), "convs2s": ("#009e73", "^"), "lstm": ("#d55e00", "s")}
+"""Okabe and Ito's colours, and a mark for each."""
+
+
+def accuracy(facts: Facts) -> tuple[Figure, str]:
+    """Mean over seeds with its interval, against distance; the trained lengths end at the dotted line."""
+    found: dict[str, dict[str, Distances]] = {}
+    for task in DISTANCE_TASKS:
+        for model in MODELS:
+            try:
+                found.setdefault(task, {})[model] = distances(facts, task, model)
+            except Missing:
+                continue
+    tasks = [task for task, models in found.items() if models]
+    if not tasks:
+        raise Missing("nothing was trained")
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 3.2), layout="constrained")
+    for axis, task in zip(np.atleast_1d(axes), tasks, strict=True):
+        for model, one in found[task].items():
+            every = {**one.trained, **one.beyond}
+            summaries = [summarise(list(values.values())) for values in every.values()]
+            color, mark = MODELS[model]
+            axis.errorbar(
+                list(every),
+                [summary.mean for summary in summaries],
+                yerr=[summary.half_width or 0.0 for summary in summaries],
+                color=color, marker=mark, markersize=4, capsize=2, linewidth=1, label=model,
+            )  # fmt: skip
+        longest = max(max(one.trained) for one in found[task].values())
+        axis.axvline(longest, color="#999999", linestyle=":")
+        axis.set_title(f"{task} (trained up to distance {longest})", fontsize=9)
+        axis.set_xlabel("distance")
+        axis.set_ylabel("accuracy, %")
+        axis.set_ylim(-3, 103)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=7)
+    return figure, (
+        "Accuracy against the distance that a task asks to bridge, mean over seeds with 95 % interval; right "
+        "of the dotted line beyond what training has shown."
+    )
+
+
+def signal(facts: Facts) -> tuple[Figure, str]:
+    """From the source, before training and after, of one seed of each model on each task."""
+    records = [
+        record
+        for record in facts.records
+        if (record.kind, record.status) == ("signal", "done")
+        and any("training" in row.conditions for row in record.rows)
+    ]
+    if not records:
+        raise Missing("no signal of a trained model was measured")
+    figure, axes = plt.subplots(
+        1, len(records), figsize=(2.7 * len(records), 2.6), layout="constrained", sharey=True, squeeze=False
+    )
+    for axis, record in zip(axes[0], records, strict=True):
+        rows = [row for row in record.rows if row.quantity == "norm" and row.conditions["from"] == "source"]
+        longest = max(number(row, "n") for row in rows)
+        for training, color, line in (("after", "#0072b2", "-"), ("before", "#d55e00", "--")):
+            points = [
+                (number(row, "distance"), row.value)
+                for row in rows
+                if row.conditions["training"] == training and row.conditions["n"] == longest and row.value > 0
+            ]
+            if points:
+                axis.plot(*zip(*points, strict=True), line, color=color, label=f"{training} training")
+        axis.set_title(record.subject.replace(" on ", "\non "), fontsize=7)
+        axis.set_yscale("log")
+        axis.set_xlabel("distance")
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel("norm of d output / d source")
+    axes[0][0].legend(fontsize=6)
+    return figure, "What reaches the last target word from the source, before training and after."
+
+
+def heads(facts: Facts) -> tuple[Figure, str]:
+    """Every head of the encoder of a trained Transformer on one sentence."""
+    record, rows = _first(facts, "encoder")
+    words = _words(record)["source"]
+    layers, number_of_heads = (int(max(number(row, name) for row in rows)) for name in ("layer", "head"))
+    size = (1.1 + 1.7 * number_of_heads, 0.6 + 1.7 * layers)
+    figure, axes = plt.subplots(layers, number_of_heads, figsize=size, layout="constrained", squeeze=False)
+    for layer, line in enumerate(axes, 1):
+        for head, axis in enumerate(line, 1):
+            image = axis.imshow(_matrix(rows, layer, head), cmap="viridis", vmin=0, vmax=1)
+            axis.set_title(f"layer {layer}, head {head}", fontsize=6)
+            _label(axis, words if head == 1 else [], words if layer == layers else [])
+    figure.colorbar(image, ax=axes, shrink=0.5, label="weight")
+    return figure, f"Where the heads of an encoder look: from the word at the left ({record.subject})."
+
+
+def sources(facts: Facts) -> tuple[Figure, str]:
+    """Where each architecture looks in the source, in its last layer, heads averaged."""
+    chosen = []
+    for model in MODELS:
+        try:
+            chosen.append(_first(facts, "source", model))
+        except Missing:
+            continue
+    if not chosen:
+        raise Missing("no attention was measured")
+    figure, axes = plt.subplots(
+        len(chosen), 1, figsize=(6.4, 0.9 + 1.1 * len(chosen)), layout="constrained", squeeze=False
+    )
+    for axis, (record, rows) in zip(axes[:, 0], chosen, strict=True):
+        words = _words(record)
+        last = int(max(number(row, "layer") for row in rows))
+        count = int(max(number(row, "head") for row in rows))
+        mean = np.mean([_matrix(rows, last, head) for head in range(1, count + 1)], axis=0)
+        axis.imshow(mean, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        axis.set_title(record.subject, fontsize=7)
+        _label(axis, words["target"], words["source"])
+    return figure, "Where the target looks in the source: last layer, heads averaged."
+
+
+def _first(facts: Facts, part: str, model: str = "transformer") -> tuple[LayerRecord, list[Row]]:
+    """The attention record of one seed, of the last task, and its rows of a part."""
+    found = [
+        record
+        for record in facts.records
+        if (record.kind, record.status) == ("attention", "done") and record.subject.startswith(model)
+    ]
+    if not found:
+        raise Missing(f"the attention of no {model} was measured")
+    lowest = min(number_of_seed(record) for record in found)
+    record = [one for one in found if number_of_seed(one) == lowest][-1]
+    rows = [row for row in record.rows if row.quantity == "attention" and row.conditions.get("part") == part]
+    if not rows:
+        raise Missing(f"{record.subject} has no such attention")
+    return record, rows
+
+
+def number_of_seed(record: LayerRecord) -> int:
+    seed = record.settings.get("seed")
+    return seed if isinstance(seed, int) else 0
+
+
+def _words(record: LayerRecord) -> dict[str, list[str]]:
+    row = next(row for row in record.rows if row.quantity == "words")
+    return {side: [str(word) for word in _list(row.conditions[side])] for side in ("source", "target")}
+
+
+def _list(value: Any) -> Iterator[Any]:
+    return iter(value if isinstance(value, list) else [])
+
+
+def _matrix(rows: Sequence[Row], layer: int, head: int) -> Any:
+    mine = [row for row in rows if (row.conditions["layer"], row.conditions["head"]) == (layer, head)]
+    return np.array([row.samples for row in sorted(mine, key=lambda row: number(row, "query"))])
+
+
+def _label(axis: Any, down: Sequence[str], across: Sequence[str]) -> None:
+    axis.set_yticks(range(len(down)), down, fontsize=5)
+    axis.set_xticks(range(len(across)), across, fontsize=5, rotation=90)
+    if not down:
+        axis.set_yticks([])
+    if not across:
+        axis.set_xticks([])

@@ -1,0 +1,156 @@
+"""What needs training: verdicts from seeds, and that a model which learned nothing proves nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmark.record import LayerRecord, TrainRecord
+from benchmark.report.study_results import StudyResults
+from benchmark.why.claims import CLAIMS
+from benchmark.why.cost import tables_2_and_3
+from benchmark.why.facts import Facts
+from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
+from tests.benchmark.report.records import provenance, scores, train_record
+from tests.benchmark.why.synthetic import row
+
+BY_NUMBER = {claim.number: claim for claim in CLAIMS}
+
+
+def finding(number: str, facts: Facts) -> Finding:
+    return BY_NUMBER[number].finding(facts)
+
+
+def runs(task: str, seeds: int = 7, **models: tuple[float, float]) -> list[TrainRecord]:
+    """Of each model: accuracy at the smallest and at the largest trained distance, and a seed's own noise."""
+    return [
+        train_record(
+            f"{task} {model} {seed}",
+            f"{model}-small",
+            seed=seed,
+            task_preset=task,
+            scores=scores(
+                {
+                    ("distance_1_trained", "sequence_accuracy"): near + 0.1 * seed,
+                    ("distance_16_trained", "sequence_accuracy"): far - 0.1 * seed,
+                    ("distance_32", "sequence_accuracy"): far / 2,
+                }
+            ),
+        )
+        for model, (near, far) in models.items()
+        for seed in range(seeds)
+    ]
+
+
+GOOD, FALLS, NOTHING = (98.0, 95.0), (97.0, 40.0), (2.0, 1.8)
+
+
+@pytest.mark.parametrize(
+    ("recall", "agreement", "verdict"),
+    [
+        ({"transformer": GOOD, "lstm": FALLS}, {"transformer": GOOD, "lstm": FALLS}, SUPPORTED),
+        ({"transformer": GOOD, "lstm": FALLS}, {"transformer": GOOD, "lstm": GOOD}, SUPPORTED),
+        ({"transformer": GOOD, "lstm": FALLS}, {"transformer": FALLS, "lstm": GOOD}, UNDECIDED),
+        ({"transformer": FALLS, "lstm": GOOD}, {"transformer": GOOD, "lstm": GOOD}, CONTRADICTED),
+        ({"transformer": NOTHING, "lstm": FALLS}, {"transformer": GOOD, "lstm": GOOD}, CONTRADICTED),
+        ({"transformer": NOTHING, "lstm": NOTHING}, {"transformer": NOTHING, "lstm": NOTHING}, UNDECIDED),
+    ],
+    ids=["both", "one", "split", "lstm", "transformer learned nothing", "nobody learned"],
+)
+def test_learning_over_a_distance(recall: Any, agreement: Any, verdict: str) -> None:
+    facts = Facts([], [*runs("recall", **recall), *runs("agreement", **agreement)])
+    found = finding("S4.5", facts)
+    assert found.verdict == verdict, found.effect
+
+
+def test_few_seeds_decide_nothing_and_the_claim_says_how_many_it_takes() -> None:
+    models = {"transformer": GOOD, "lstm": FALLS}
+    found = finding("S4.5", Facts([], [*runs("recall", 3, **models), *runs("agreement", 3, **models)]))
+    assert found.verdict == UNDECIDED
+    assert "undecidable with 3 seeds (needs 7)" in found.effect
+    assert finding("S4.5", Facts([])).effect.startswith("no transformer was trained on recall")
+
+
+def heads(before: float, after: float, seeds: int = 7) -> list[LayerRecord]:
+    found = []
+    for seed in range(seeds):
+        rows = []
+        for training, divergence, share in (("before", before, 0.2), ("after", after, 0.9)):
+            where = {"part": "encoder", "layer": 1, "training": training}
+            rows.append(row("head divergence", divergence + 0.01 * seed, heads=4, **where))
+            rows.append(row("share at one distance", share, head=1, offset=-1, **where))
+        found.append(
+            LayerRecord(
+                kind="attention",
+                run_id=f"{seed:016x}",
+                study="why",
+                subject=f"transformer-small on recall, seed {seed}",
+                settings={"seed": seed},
+                status="done",
+                provenance=provenance(),
+                rows=rows,
+            )
+        )
+    return found
+
+
+def test_heads() -> None:
+    assert finding("S4.13", Facts(heads(0.1, 0.8))).verdict == SUPPORTED
+    assert finding("S4.13", Facts(heads(0.8, 0.1))).verdict == CONTRADICTED
+    few = finding("S4.13", Facts(heads(0.1, 0.8, 3)))
+    assert few.verdict == UNDECIDED and "needs 6" in few.effect
+    (role,) = finding("S4.13", Facts(heads(0.1, 0.8))).conditions
+    assert "before training 0 of 1, after training 1 of 1" in role
+
+
+def translation(seeds: int = 7, match: str = "seconds", **bleu: float) -> StudyResults:
+    records = [
+        train_record(
+            f"{model} {seed}", f"{model}-small", seed=seed,
+            scores=scores({("test_2016_flickr", "bleu"): value + 0.05 * seed}),
+            operations_per_step=2e9,
+        )
+        for model, value in bleu.items()
+        for seed in range(seeds)
+    ]  # fmt: skip
+    matches = {record.run_id: {match: None} for record in records} if match else {}
+    return StudyResults(name="multi30k-en-de", train_records=tuple(records), matches=matches)
+
+
+@pytest.mark.parametrize(
+    ("studies", "verdict"),
+    [
+        ([translation(transformer=36, convs2s=34, lstm=33)], SUPPORTED),
+        ([translation(transformer=36, convs2s=34, lstm=36)], UNDECIDED),
+        ([translation(transformer=33, convs2s=34, lstm=30)], CONTRADICTED),
+        (
+            [
+                translation(transformer=36, convs2s=34, lstm=33),
+                translation(transformer=30, convs2s=34, lstm=33),
+            ],
+            UNDECIDED,
+        ),
+        ([translation(3, transformer=36, convs2s=34, lstm=33)], UNDECIDED),
+        ([translation(7, "parameters", transformer=36, convs2s=34, lstm=33)], UNDECIDED),
+    ],
+    ids=["best", "level", "beaten", "one of each", "few seeds", "other costs"],
+)
+def test_translation(studies: list[StudyResults], verdict: str) -> None:
+    found = finding("C.1", Facts([], [], studies))
+    assert found.verdict == verdict, found.effect
+
+
+def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> None:
+    utilisation = LayerRecord(
+        kind="utilisation", run_id="1" * 16, study="why", subject="layers", status="done",
+        provenance=provenance(), rows=[row("peak", 1e11, layer="matrix products")],
+    )  # fmt: skip
+    tables = list(tables_2_and_3(Facts([utilisation], [], [translation(transformer=36, lstm=33)])))
+    measured, published = tables
+    assert published.heading == ["not measured here"]
+    study, model, seeds, bleu, counted, seconds, paper = measured.rows[1]
+    assert (study, model, seeds) == ("multi30k-en-de, equal seconds", "transformer-small", "7")
+    assert bleu.startswith("36.15 ")
+    assert float(counted) == pytest.approx(2e9 * 5000)
+    assert float(paper) == pytest.approx(float(seconds) * 1e11, rel=0.01)
