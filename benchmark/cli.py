@@ -60,6 +60,8 @@ class Form(StrEnum):
     markdown = "markdown"
     latex = "latex"
     csv = "csv"
+    svg = "svg"
+    png = "png"
     json = "json"
     wandb = "wandb"
 
@@ -528,6 +530,7 @@ Examples:
   seqbench report results/multi30k-en-de --format markdown --output table.md
   seqbench report multi30k-en-de --format html --open
   seqbench report multi30k-en-de multi30k-en-de-long --format latex
+  seqbench report multi30k-en-de --format svg --output figures
   seqbench report multi30k-en-de --rescore
   seqbench report multi30k-en-de --format wandb
   seqbench report multi30k-en-de --significance
@@ -543,7 +546,8 @@ def report(
     results: Results = Path("results"),
     data_directory: DataDirectory = None,
     form: Annotated[
-        Form, typer.Option("--format", help="What to make; html is a folder: STUDY/report, or --output.")
+        Form,
+        typer.Option("--format", help="What to make; html, svg, png: in STUDY/report, or --output."),
     ] = Form.terminal,
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score the stored output again first; 4 where it differs.")
@@ -556,7 +560,7 @@ def report(
         bool,
         typer.Option("--forensics", help="Also score the stored output in the ways that papers mix up."),
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Write to this file (html: folder) instead.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file, or folder, instead.")] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Make the page and show it in a browser.")
     ] = False,
@@ -576,11 +580,11 @@ def report(
     elif as_json:
         form = Form.json
     for name, wanted in (("--significance", significance), ("--forensics", forensics)):
-        if form in (Form.wandb, Form.html, Form.csv) and wanted:
+        if form in (Form.wandb, Form.html, Form.csv, Form.svg, Form.png) and wanted:
             raise UserError(f"{name}: is not part of --format {form.value}; leave one of the two out")
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
-    if output is not None and form in (Form.html, Form.json) and len(folders) > 1:
+    if output is not None and form in (Form.html, Form.json, Form.svg, Form.png) and len(folders) > 1:
         raise UserError(f"--output: one study at a time with --format {form.value}; got {len(folders)}")
     code, texts = 0, []
     for folder in folders:
@@ -594,6 +598,9 @@ def report(
             code = max(code, 0 if complete else 3)
             if open_page and not webbrowser.open(page.absolute().as_uri()):
                 say(f"no browser could be started; open {page}")
+        elif form in (Form.svg, Form.png):
+            complete = _figures(folder, output or folder / "report" / "figures", form)
+            code = max(code, 0 if complete else 3)
         else:
             text, complete = _report_text(
                 folder, form, significance, forensics, _data_directory(data_directory), trust_code
@@ -667,6 +674,17 @@ def _page(folder: Path, output: Path | None, data_directory: Path, trust_code: b
     for line in (*samples.left_out, *loaded.unreadable):
         say(f"left out: {line}")
     return page, not (loaded.unreadable or loaded.is_broken)
+
+
+def _figures(folder: Path, output: Path, form: Form) -> bool:
+    """Write the study's figures and show their files; whether all of the study is in them."""
+    from benchmark.report.figures import write_figures
+    from benchmark.report.study_results import load_study
+
+    loaded = load_study(folder)
+    written = write_figures(loaded, folder, output, "svg" if form is Form.svg else "png")
+    show("\n".join(map(str, written)) if written else "no figures: nothing was measured that one shows")
+    return not (loaded.unreadable or loaded.is_broken)
 
 
 def _rebuild_wandb(folder: Path, output: Path | None) -> int:

@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from benchmark.measure.significance import summarise
-from benchmark.record import LayerRecord, Row, SpeedRecord, TrainRecord
-from benchmark.report.comparison import Cell, Group
+from benchmark.record import LayerRecord, Row, SpeedRecord, SpeedRow, TrainRecord
+from benchmark.report.comparison import Cell, Group, group_titles
 from benchmark.report.layout import metric_title
 from benchmark.report.significance import row_name, score_name
+from benchmark.report.study_results import StudyResults
 from tasks import VALIDATION
 
+Section = Literal["quality", "curves", "distance", "speed", "layers"]
 Point = dict[str, float | str | None]
 
 
@@ -37,6 +39,8 @@ class Chart:
 
     name: str
     """Its anchor in the page."""
+    section: Section
+    """Where it stands there."""
     title: str
     caption: str
     kind: Literal["curves", "scatter", "intervals"]
@@ -49,6 +53,18 @@ class Chart:
     def document(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+
+def study_charts(study: StudyResults, curves: Mapping[str, TrainRecord]) -> list[Chart]:
+    """All charts of a study, in the order of its tables; `curves` are records with their curve, by run."""
+    groups = study.groups
+    found: list[Chart | None] = []
+    for number, (title, group) in enumerate(zip(group_titles(study.name, groups), groups, strict=True), 1):
+        found += [quality_and_speed(number, title, group), learning_curves(number, title, group, curves)]
+        found.append(distances(number, title, group))
+    for record in study.speed_records:
+        found += speeds(record) if record.status == "done" else []
+    return [chart for chart in (*found, *layers(study.layer_records)) if chart is not None]
 
 
 def quality_and_speed(number: int, title: str, group: Group) -> Chart | None:
@@ -79,6 +95,7 @@ def quality_and_speed(number: int, title: str, group: Group) -> Chart | None:
     x = [axis for axis in possible if any(point[axis.field] is not None for point in points)]
     return Chart(
         name=f"quality-{number}",
+        section="quality",
         title=title,
         caption="Each point is a row of the table; bars are 95 % t-intervals over seeds, which one seed does "
         "not have. Speeds as run follow each other in time: only a speed record compares them.",
@@ -116,6 +133,7 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
         return None
     return Chart(
         name=f"curves-{number}",
+        section="curves",
         title=title,
         caption="Validations while the models train: mean over seeds, bands are 95 % "
         "t-intervals over seeds. Greedy output, weights as they are at that step.",
@@ -155,6 +173,7 @@ def distances(number: int, title: str, group: Group) -> Chart | None:
         return None
     return Chart(
         name=f"distance-{number}",
+        section="distance",
         title=title,
         caption="Accuracy against the distance that the task asks to bridge, inside and beyond the distances "
         "of training; bars are 95 % t-intervals over seeds.",
@@ -193,6 +212,7 @@ def speeds(record: SpeedRecord) -> list[Chart]:
         charts.append(
             Chart(
                 name=f"speed-{record.run_id}-{quantity}".replace("_", "-"),
+                section="speed",
                 title=f"Speed: {words}",
                 caption=f"Interleaved rounds of one process; bars are 95 % intervals over rounds. "
                 f"Run {record.run_id}.",
@@ -201,7 +221,8 @@ def speeds(record: SpeedRecord) -> list[Chart]:
                 x=[
                     Axis(
                         field="value",
-                        label=f"{words}, {unit}" if unit and unit != "1" else words,
+                        label=words if unit in ("", "1", "ratio") else f"{words}, {unit}",
+                        log=_is_wide(rows),
                         low="low",
                         high="high",
                     )
@@ -209,6 +230,12 @@ def speeds(record: SpeedRecord) -> list[Chart]:
             )
         )
     return charts
+
+
+def _is_wide(rows: Sequence[SpeedRow]) -> bool:
+    """Whether values are so far apart that differences among the small ones are not seen on a plain axis."""
+    values = [row.value for row in rows]
+    return min(values) > 0 and max(values) > 5 * min(values)
 
 
 LAYER_CHARTS = (
@@ -248,6 +275,7 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
             charts.append(
                 Chart(
                     name=f"layers-{kind}",
+                    section="layers",
                     title=title,
                     caption="Of untrained layers and models; bands are 95 % intervals over rounds.",
                     kind="curves",

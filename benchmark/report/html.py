@@ -10,7 +10,7 @@ import base64
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -20,11 +20,13 @@ import jinja2
 from markupsafe import Markup
 
 from benchmark.config import one_line
-from benchmark.record import Record, TrainRecord, UnreadableRecord, read_record
+from benchmark.record import Record, TrainRecord
 from benchmark.report import charts
 from benchmark.report.budgets import ranking_remarks
 from benchmark.report.comparison import group_titles
+from benchmark.report.curves import with_curves
 from benchmark.report.layout import Table
+from benchmark.report.matrices import ranking_tables, significance_matrices
 from benchmark.report.published import published_tables
 from benchmark.report.run_page import run_document
 from benchmark.report.samples import Samples
@@ -37,9 +39,6 @@ from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
 from benchmark.why.page import count_of, findings
 from benchmark.why.table import further_tables, table_1
-
-LARGEST_CURVES = 2_000
-"""Runs whose learning curves are read; of larger studies the page shows none."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def write_pages(
     """
     environment = _environment()
     records = (*study.train_records, *study.trials)
-    curves = _with_curves(records, study_folder) if len(records) <= LARGEST_CURVES else {}
+    curves = with_curves(records, study_folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
@@ -147,7 +146,6 @@ def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
 def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Section]:
     groups = study.groups
     titles = group_titles(study.name, groups)
-    numbered = [(n, title, group) for n, (title, group) in enumerate(zip(titles, groups, strict=True), 1)]
     comparison = Section(
         "comparison",
         "Comparison",
@@ -157,25 +155,21 @@ def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Secti
     if not any(item["table"]["marked"] for item in comparison.items):
         comparison.lead = "Rows lead to their runs."
     ranking = Section("ranking", "What is held equal", lines=ranking_remarks(groups))
+    ranking.add(*ranking_tables(groups))
     quality = Section("quality", "Quality against speed")
     learning = Section("curves", "Learning curves")
     distance = Section("distance", "Accuracy against distance")
-    for number, title, group in numbered:
-        quality.draw(charts.quality_and_speed(number, title, group))
-        learning.draw(charts.learning_curves(number, title, group, curves))
-        distance.draw(charts.distances(number, title, group))
     speed = Section("speed", "Speed")
     speed.add(*speed_tables(study))
-    for record in study.speed_records:
-        if record.status == "done":
-            speed.draw(*charts.speeds(record))
     published = Section("published", "Published elsewhere", "Not measured here, and not to be mixed with it.")
     published.add(*published_tables(topics(study)))
     layers = Section("layers", "Layers")
-    layers.draw(*charts.layers(study.layer_records))
+    drawn = {section.id: section for section in (quality, learning, distance, speed, layers)}
+    for chart in charts.study_charts(study, curves):
+        drawn[chart.section].draw(chart)
     why = [_claims(study), _table_1(study)] if study.layer_records else []
     significance = Section("significance", "Significance")
-    significance.add(*significance_tables(groups, titles))
+    significance.add(*significance_matrices(groups, titles), *significance_tables(groups, titles))
     search = Section("search", "Search")
     search.add(*search_tables(study))
     problems = Section(
@@ -289,19 +283,6 @@ def _cell(table: Table, row: int, column: int, text: str) -> Text:
     if (row, column) in table.level:
         kinds.append("level")
     return Text(text, " ".join(kinds))
-
-
-def _with_curves(records: Sequence[TrainRecord], study_folder: Path) -> dict[str, TrainRecord]:
-    """By run; without those that have changed since they were read."""
-    found = {}
-    for record in records:
-        try:
-            whole = read_record(study_folder / "runs" / record.run_id / "record.json")
-        except UnreadableRecord:
-            continue
-        if isinstance(whole, TrainRecord):
-            found[record.run_id] = whole
-    return found
 
 
 def _environment() -> jinja2.Environment:

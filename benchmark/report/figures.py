@@ -1,0 +1,150 @@
+"""The charts of a report as files for a paper: SVG or PNG, as wide as a column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from benchmark.report.charts import Axis, Chart, Point, study_charts
+from benchmark.report.curves import with_curves
+from benchmark.report.study_results import StudyResults
+from benchmark.store import StorageError
+
+Form = Literal["svg", "png"]
+WIDTH, HEIGHT = 3.35, 2.7
+"""Inches: one column of two on a page of A4 or letter."""
+LINE_HEIGHT = 0.17
+"""Inches of one of many intervals below each other."""
+DOTS_PER_INCH = 300
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d")
+"""Okabe and Ito's, and two; as on the page."""
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+    "svg.hashsalt": "seqbench",
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # names may hold any character
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+
+
+def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: Form) -> list[Path]:
+    """One file for each chart of the study's page, and each quantity that a reader could choose there; the
+    same bytes for the same records.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    curves = with_curves((*study.train_records, *study.trials), study_folder)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with plt.rc_context(STYLE):
+            for chart in study_charts(study, curves):
+                for name, x, y in _views(chart):
+                    figure = draw_chart(chart, x, y)
+                    path = folder / f"{name}.{form}"
+                    figure.savefig(path, dpi=DOTS_PER_INCH, metadata=_without_date(form))
+                    plt.close(figure)
+                    written.append(path)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+    return written
+
+
+def _without_date(form: Form) -> dict[str, Any]:
+    return {"Date": None} if form == "svg" else {"Software": None}
+
+
+def _views(chart: Chart) -> list[tuple[str, Axis, Axis | None]]:
+    """Every quantity of `y` against the first of `x`, and the first of `y` against the others."""
+    if not chart.y:
+        return [(chart.name, x, None) for x in chart.x]
+    views = [(chart.x[0], y) for y in chart.y] + [(x, chart.y[0]) for x in chart.x[1:]]
+    return [(f"{chart.name}-{_slug(y.label)}-by-{x.field}", x, y) for x, y in views]
+
+
+def _slug(label: str) -> str:
+    """What a quantity is called, without its unit, as part of a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", label.partition(",")[0].lower()).strip("-")
+
+
+def draw_chart(chart: Chart, x: Axis, y: Axis | None) -> Figure:
+    """One chart on the axes that are chosen."""
+    if y is None:
+        return _intervals(chart.points, x)
+    figure, axis = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+    for number, name in enumerate(_names(chart.points)):
+        color, mark = COLORS[number % len(COLORS)], MARKS[number % len(MARKS)]
+        mine = [point for point in chart.points if point["series"] == name]
+        mine = [point for point in mine if point.get(x.field) is not None and point.get(y.field) is not None]
+        if not mine:
+            continue
+        across, up = ([_number(point, one.field) for point in mine] for one in (x, y))
+        if chart.kind == "curves":
+            axis.plot(across, up, color=color, marker=mark, markersize=3, linewidth=1, label=name)
+            low, high = ([_end(point, end, y) for point in mine] for end in (y.low, y.high))
+            axis.fill_between(across, low, high, color=color, alpha=0.15, linewidth=0)
+        else:
+            error = [
+                [abs(_end(point, end, y) - _number(point, y.field)) for point in mine]
+                for end in (y.low, y.high)
+            ]
+            axis.errorbar(
+                across, up, yerr=error, color=color, marker=mark, markersize=4, linestyle="", capsize=2,
+                label=name,
+            )  # fmt: skip
+    for one, side in ((x, "x"), (y, "y")):
+        getattr(axis, f"set_{side}label")(one.label)
+        if one.log:
+            getattr(axis, f"set_{side}scale")("log")
+    columns = 2 if max(map(len, _names(chart.points)), default=0) < 28 else 1
+    figure.legend(loc="outside lower center", ncol=columns)
+    return figure
+
+
+def _intervals(points: Sequence[Point], x: Axis) -> Figure:
+    """A line for each point, named at the left."""
+    height = max(HEIGHT / 2, 0.6 + LINE_HEIGHT * len(points))
+    figure, axis = plt.subplots(figsize=(2 * WIDTH, height), layout="constrained")
+    names = _names(points)
+    for place, point in enumerate(points):
+        number = names.index(str(point["series"]))
+        value, low, high = (_number(point, name) for name in (x.field, x.low, x.high))
+        axis.errorbar(
+            [value], [place], xerr=[[value - low], [high - value]], color=COLORS[number % len(COLORS)],
+            marker=MARKS[number % len(MARKS)], markersize=4, capsize=2,
+        )  # fmt: skip
+    axis.set_yticks(range(len(points)), [str(point["label"]) for point in points])
+    axis.invert_yaxis()
+    axis.set_xlabel(x.label)
+    if x.log:
+        axis.set_xscale("log")
+    return figure
+
+
+def _names(points: Sequence[Point]) -> list[str]:
+    return list(dict.fromkeys(str(point["series"]) for point in points))
+
+
+def _number(point: Point, name: str) -> float:
+    value = point[name]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _end(point: Point, name: str, axis: Axis) -> float:
+    """An end of an interval; the value itself where there is none."""
+    value = point.get(name) if name else None
+    return float(value) if isinstance(value, int | float) else _number(point, axis.field)

@@ -1,0 +1,146 @@
+"""Comparisons at a glance: every row against every other, and every model under each thing held equal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmark.report.comparison import Cell, Group
+from benchmark.report.layout import NOT_MEASURED, Column, Place, Table
+from benchmark.report.rounding import with_half_width, without_spread
+from benchmark.report.significance import Family, Pair, families, leaders, row_name, score_name
+from tasks import VALIDATION
+
+
+def significance_matrices(every: Sequence[Group], titles: Sequence[str]) -> list[Table]:
+    """For each score that is tested, what each row has more than each other; `titles` are the groups'."""
+    return [
+        _matrix(family, f"{title}: {score_name(family.split, family.metric)}, row less column")
+        for group, title in zip(every, titles, strict=True)
+        for family in families(group)
+    ]
+
+
+def _matrix(family: Family, title: str) -> Table:
+    cells = list(dict.fromkeys(cell for pair in family.pairs for cell in (pair.first, pair.second)))
+    by_sides = {(pair.first, pair.second): pair for pair in family.pairs}
+    rows, marked = [], set[Place]()
+    for down, first in enumerate(cells):
+        texts = [row_name(first)]
+        for across, second in enumerate(cells, 1):
+            pair, sign = by_sides.get((first, second)), 1.0
+            if pair is None:
+                pair, sign = by_sides.get((second, first)), -1.0
+            texts.append(_difference(pair, sign))
+            if pair is not None and pair.comparison is not None and pair.comparison.different:
+                marked.add((down, across))
+        rows.append(texts)
+    return Table(
+        title=title,
+        heading=[],
+        columns=[
+            Column(title=("row",), is_text=True),
+            *(
+                Column(
+                    title=(row_name(cell),),
+                    note="Mean difference over seeds ± half its 95 % t-interval; bold where the sign-flip "
+                    "test over these seeds tells the two apart at 5 %, after Holm's correction.",
+                )
+                for cell in cells
+            ),
+        ],
+        rows=rows,
+        labels=1,
+        best=frozenset(marked),
+    )
+
+
+def _difference(pair: Pair | None, sign: float) -> str:
+    if pair is None or pair.comparison is None:
+        return NOT_MEASURED
+    mean, half = sign * pair.comparison.mean_difference, pair.comparison.half_width
+    return without_spread(mean) if half is None else with_half_width(mean, half)
+
+
+def ranking_tables(every: Sequence[Group]) -> list[Table]:
+    """Of each task that is compared under several matches: each model's place and mean under each of them."""
+    by_data: dict[Any, list[Group]] = {}
+    for group in every:
+        if group.conditions.match:
+            by_data.setdefault(replace(group.conditions, match="", signatures=()), []).append(group)
+    return [
+        table
+        for groups_of_data in by_data.values()
+        if len(groups_of_data) > 1
+        for table in _rankings(groups_of_data)
+    ]
+
+
+def _rankings(every: Sequence[Group]) -> list[Table]:
+    tables = []
+    for split, metric in every[0].scored:
+        if split == VALIDATION:
+            continue
+        found = [_placed(group, split, metric) for group in every]
+        models = list(dict.fromkeys(model for places in found for model in places))
+        if len(models) < 2:
+            continue
+        best = {
+            (down, across)
+            for across, places in enumerate(found, 1)
+            for down, model in enumerate(models)
+            if model in places and places[model][0] == 1
+        }
+        level = {
+            (down, across)
+            for across, group in enumerate(every, 1)
+            for down, model in enumerate(models)
+            if model in _level(group, split, metric)
+        }
+        tables.append(
+            Table(
+                title=f"{every[0].conditions.task}: ranking by {score_name(split, metric)}",
+                heading=[],
+                columns=[
+                    Column(title=("model",), is_text=True),
+                    *(
+                        Column(
+                            title=(f"equal {group.conditions.match}",),
+                            note="Place by the mean over seeds, and the mean ± half its 95 % t-interval; "
+                            "shaded: the highest, and what these seeds do not tell from it.",
+                        )
+                        for group in every
+                    ),
+                ],
+                rows=[[model, *(_place_text(places.get(model)) for places in found)] for model in models],
+                labels=1,
+                best=frozenset(best),
+                level=frozenset(level),
+            )
+        )
+    return tables
+
+
+def _placed(group: Group, split: str, metric: str) -> dict[str, tuple[int, Cell, str]]:
+    """By model: its place, from 1, with its row and its mean; models with several settings have none."""
+    scored = []
+    for cell in group.comparable:
+        score = cell.score(split, metric)
+        if score is not None and not cell.settings:
+            half = score.half_width
+            text = without_spread(score.mean) if half is None else with_half_width(score.mean, half)
+            scored.append((score.mean, cell, text))
+    scored.sort(key=lambda one: -one[0])
+    return {cell.model: (place, cell, text) for place, (_, cell, text) in enumerate(scored, 1)}
+
+
+def _place_text(placed: tuple[int, Cell, str] | None) -> str:
+    return NOT_MEASURED if placed is None else f"{placed[0]}. ({placed[2]})"
+
+
+def _level(group: Group, split: str, metric: str) -> set[str]:
+    for family in families(group):
+        if (family.split, family.metric) == (split, metric):
+            return {cell.model for cell in leaders(family)[1]}
+    return set()

@@ -1,0 +1,65 @@
+"""Matrices say what the pairs say, from both sides; rankings say where the order depends on the match."""
+
+from benchmark.report.comparison import group_titles, groups
+from benchmark.report.matrices import ranking_tables, significance_matrices
+from tests.benchmark.report.records import scores, train_record
+
+
+def records(match, seeds=7, **bleu):
+    return [
+        train_record(
+            f"{match} {model} {seed}", f"{model}-small", seed=seed,
+            scores=scores(
+                {
+                    ("test", "bleu"): mean + 0.1 * seed + 0.01 * (len(model) * seed % 3),
+                    ("validation", "bleu"): 1.0,
+                }
+            ),
+        )
+        for model, mean in bleu.items()
+        for seed in range(seeds)
+    ]  # fmt: skip
+
+
+def test_every_row_against_every_other():
+    (group,) = groups(records("", transformer=30.0, lstm=34.0, convs2s=33.99))
+    (table,) = significance_matrices([group], group_titles("s", [group]))
+    names = [row[0] for row in table.rows]
+    place = {name.partition("-")[0]: number for number, name in enumerate(names)}
+    assert [column.title[0] for column in table.columns[1:]] == names
+    transformer, lstm = place["transformer"], place["lstm"]
+    assert table.rows[transformer][1 + lstm].startswith("-4.0")
+    assert table.rows[lstm][1 + transformer].startswith("4.0")
+    assert table.rows[lstm][1 + lstm] == "-"
+    assert {(lstm, 1 + transformer), (transformer, 1 + lstm)} <= table.best
+
+
+def test_three_seeds_mark_nothing():
+    (group,) = groups(records("", 3, transformer=30.0, lstm=34.0))
+    (table,) = significance_matrices([group], group_titles("s", [group]))
+    assert not table.best and table.rows[0][2] != "-"
+
+
+def test_places_under_each_match():
+    every = [
+        *records("parameters", transformer=30.0, lstm=34.0),
+        *records("seconds", transformer=36.0, lstm=34.0),
+    ]
+    matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+    (table,) = ranking_tables(groups(every, ("transformer-small", "lstm-small"), matches))
+    assert table.title.endswith("ranking by test BLEU")
+    names = [row[0] for row in table.rows]
+    assert [column.title for column in table.columns[1:]] == [("equal parameters",), ("equal seconds",)]
+    assert {row[0]: [text[:2] for text in row[1:]] for row in table.rows} == {
+        "transformer-small": ["2.", "1."], "lstm-small": ["1.", "2."],
+    }  # fmt: skip
+    assert (
+        table.best == {(names.index("lstm-small"), 1), (names.index("transformer-small"), 2)}
+        and not table.level
+    )
+
+
+def test_one_match_has_no_ranking_to_compare():
+    every = records("seconds", transformer=36.0, lstm=34.0)
+    matches = {record.run_id: {"seconds": None} for record in every}
+    assert ranking_tables(groups(every, (), matches)) == []
