@@ -1,4 +1,4 @@
-"""A study's comparison as tables in wandb: a mirror of the records, logged once.
+"""A study's comparison as tables and figures in wandb: a mirror of the records, logged once.
 
 wandb shows the first rows only of a table that is logged again, and a study that is reported again has the
 same rows: so the tables are immutable, and the run that holds them is named after the records that they come
@@ -8,22 +8,26 @@ from.
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark.record import record_bytes
+from benchmark.record import Record, record_bytes
 from benchmark.report.budgets import budget_rows
 from benchmark.report.comparison import rows, speed_rows
+from benchmark.report.figures import write_figures
 from benchmark.report.search import search_rows
 from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import StudyResults, load_study
 from benchmark.tracking import Mode, is_uploaded, or_offline, project, quiet_settings, run_directory
+from benchmark.why.facts import Facts
+from benchmark.why.page import findings
 
 
 def log_comparison(study_folder: Path, mode: Mode) -> str | None:
-    """Log a study, at full precision, as the tables `comparison`, `significance`, `budget`, `search` and
-    `speed` of one run.
+    """Log a study, at full precision, as the tables `comparison`, `significance`, `budget`, `search`, `speed`
+    and `claims` of one run, with the figures of its report.
 
     The run is of type `report`; its files go to WANDB_DIR, else into the study's folder. Logging the same
     records again does nothing.
@@ -39,6 +43,7 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
         "budget": budget_rows(study.groups),
         "search": search_rows(study),
         "speed": speed_rows(study.speed_records),
+        "claims": _claim_rows(study),
     }
     tables = {name: table for name, table in tables.items() if table}
     if mode == "disabled" or not tables:
@@ -68,6 +73,9 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
         if run.resumed:  # another machine has logged these records
             return None
         run.log({name: _table(table) for name, table in tables.items()})
+        with tempfile.TemporaryDirectory() as drawn:
+            figures = write_figures(study, study_folder, Path(drawn), "png")
+            run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
     finally:
         run.finish()
     return run_id
@@ -75,11 +83,28 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
 
 def _run_id(study: StudyResults) -> str:
     digest = hashlib.sha256(study.name.encode())
-    for train_record in (*study.train_records, *study.trials):
-        digest.update(record_bytes(train_record))
-    for speed_record in study.speed_records:
-        digest.update(record_bytes(speed_record))
+    every: list[Record] = [*study.train_records, *study.trials]
+    every += [*study.speed_records, *study.layer_records]
+    for record in every:
+        digest.update(record_bytes(record))
     return f"report-{digest.hexdigest()[:16]}"
+
+
+def _claim_rows(study: StudyResults) -> list[dict[str, Any]]:
+    """The ledger of a study with measurements of layers."""
+    if not study.layer_records:
+        return []
+    return [
+        {
+            "claim": claim.number,
+            "sentence": claim.sentence,
+            "prediction": claim.prediction,
+            "test": claim.test,
+            "verdict": finding.verdict,
+            "effect": finding.effect,
+        }
+        for claim, finding in findings(Facts.of(study))
+    ]
 
 
 def _table(table: Sequence[dict[str, Any]]) -> Any:

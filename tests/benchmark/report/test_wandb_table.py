@@ -55,6 +55,8 @@ def test_every_row_is_logged_once_at_full_precision(study_folder, wandb_director
     assert logged["speed"] == speed_rows([speed_record()])
     (run,) = wandb_directory.glob("wandb/offline-run-*")
     assert run.name.endswith(run_id)
+    images = [path.name for path in run.glob("files/media/images/figures/*.png")]
+    assert sum(name.startswith("quality-1-test-bleu-by-train") for name in images) == 1
 
     assert log_comparison(folder, "offline") is None
     assert len(list(wandb_directory.glob("wandb/offline-run-*"))) == 1
