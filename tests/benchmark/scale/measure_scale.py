@@ -1,10 +1,12 @@
-"""What seqbench itself costs: for each cell of a study, of very many records, and of very many pairs.
+r"""What seqbench itself costs: for each cell of a study, of very many records, and of very many pairs.
 
-    python -m tests.benchmark.scale.measure_scale [--cells 1000] [--records 100000] [--pairs 5000000]
+    python -m tests.benchmark.scale.measure_scale \
+        [--cells 1000] [--records 100000] [--page 2000] [--pairs 5000000]
 
 First a study of CELLS stub cells is run, whose process writes its record as soon as Python has started; what
 the study takes beyond as many starts of that process on their own is the supervisor's. Then a finished study
 of RECORDS records, each as large as one of Multi30k, is listed, resumed, and tabulated by the command itself.
+A study of PAGE records is reported as a page with all of its runs.
 Last, a task of PAIRS generated pairs is prepared, opened, and trained on for its first steps, beside one of
 few pairs. A count of 0 leaves its part out. Prints Markdown.
 """
@@ -46,6 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--cells", type=int, default=1000)
     parser.add_argument("--records", type=int, default=100_000)
+    parser.add_argument("--page", type=int, default=2_000)
     parser.add_argument("--pairs", type=int, default=5_000_000)
     arguments = parser.parse_args()
     machine = f"{processor()[0]}, {available_cores()} cores, Python {platform.python_version()}"
@@ -53,6 +56,7 @@ def main() -> None:
     for part, count in (
         (overhead, arguments.cells),
         (many_records, arguments.records),
+        (page_of_records, arguments.page),
         (many_pairs, arguments.pairs),
     ):
         if count:
@@ -122,8 +126,8 @@ def _alone(run: RunFolder, options: RunOptions) -> float:
     return seconds
 
 
-def many_records(results: Path, count: int) -> list[str]:
-    """Commands on a finished study."""
+def finished(results: Path, count: int) -> tuple[int, int]:
+    """A study of so many records, written; how many there are, and their bytes."""
     options = RunOptions(results=results, data_directory=results, device="cpu", study="s", wandb="disabled")
     folder, study = made(results, count)
     templates: dict[str, TrainRecord] = {}
@@ -141,6 +145,12 @@ def many_records(results: Path, count: int) -> list[str]:
         cell.open(run)
         run.record_path.write_bytes(record_bytes(template.model_copy(update={**own, **measured})))
         written += run.record_path.stat().st_size
+    return len(study.runs), written
+
+
+def many_records(results: Path, count: int) -> list[str]:
+    """Commands on a finished study."""
+    records, written = finished(results, count)
     where = ["--results", str(results)]
     commands = {
         "list runs": ["list", "runs", *where],
@@ -150,7 +160,7 @@ def many_records(results: Path, count: int) -> list[str]:
         "report": ["report", "s", *where],
     }  # fmt: skip
     lines = [
-        f"A study of {len(study.runs):,} records of {written / len(study.runs) / 1e3:.0f} kB:\n",
+        f"A study of {records:,} records of {written / records / 1e3:.0f} kB:\n",
         "| command | seconds | peak memory, MiB |",
         "|---|--:|--:|",
     ]
@@ -158,6 +168,21 @@ def many_records(results: Path, count: int) -> list[str]:
         seconds, mebibytes = _measured(arguments)
         lines.append(f"| {name} | {seconds:.1f} | {mebibytes:,.0f} |")
     return [*lines, ""]
+
+
+def page_of_records(results: Path, count: int) -> list[str]:
+    """The page of a finished study, with that of every run."""
+    records, _ = finished(results, count)
+    folder = results / "page"
+    arguments = ["report", "s", "--results", str(results), "--format", "html", "--output", str(folder)]
+    seconds, mebibytes = _measured(arguments)
+    index = (folder / "index.html").stat().st_size
+    whole = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return [
+        f"The page of a study of {records:,} records: {seconds:.1f} s, {mebibytes:,.0f} MiB; `index.html` "
+        f"has {index / 1e6:.1f} MB, the folder with every run's page {whole / 1e6:.0f} MB.",
+        "",
+    ]
 
 
 def many_pairs(results: Path, count: int) -> list[str]:
