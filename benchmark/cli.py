@@ -729,7 +729,8 @@ def _study_folder(study: str, results: Path) -> Path:
 
 
 def _studies(results: Path) -> list[str]:
-    return sorted(path.parent.name for path in results.glob("*/study.yaml"))
+    """Those that were made, and those of measurements alone, which no `study.yaml` lists."""
+    return sorted({path.parent.name for name in ("study.yaml", "runs") for path in results.glob(f"*/{name}")})
 
 
 def _report_document(loaded: Any) -> dict[str, Any]:

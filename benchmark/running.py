@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from benchmark.config import BUDGETS, RunOptions, UserError, canonical_json, nested, varying_fields
 from benchmark.engines import Finished
-from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell
+from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell, slots
 from benchmark.forecast import Pace, duration
 from benchmark.record import TrainRecord
 from benchmark.request import Chosen, Request
@@ -130,7 +130,7 @@ class StudyRun:
         if not todo:
             return
         engine = LocalEngine(self._supervisor, self._folder, self._options)
-        lines, leased = _Lines(todo, self._say), []
+        lines, leased = _Lines(todo, self._say, len(slots(self._options))), []
         for finished in engine.run(todo, lines.started):
             lines.finished(finished)
             record = finished.record
@@ -302,8 +302,9 @@ def _plan(folder: StudyFolder, made: Made, runs: int, todo: int) -> str:
 class _Lines:
     """The table that grows: a line when a run starts and one when it ends."""
 
-    def __init__(self, todo: Sequence[FrozenCell], say: Say) -> None:
-        self._say = say
+    def __init__(self, todo: Sequence[FrozenCell], say: Say, beside: int = 1) -> None:
+        """`beside` is how many run side by side."""
+        self._say, self._beside = say, beside
         self._numbers = {cell.run_id: number for number, cell in enumerate(todo, start=1)}
         self._names = {cell.run_id: _name(cell) for cell in todo}
         self._width = max(map(len, self._names.values()))
@@ -335,7 +336,9 @@ class _Lines:
 
     def _remaining(self) -> list[str]:
         left = self._pace.together(self._left.values())
-        return [f"about {duration(left)} left"] if self._left and left is not None else []
+        if not self._left or left is None:
+            return []
+        return [f"about {duration(left / min(self._beside, len(self._left)))} left"]
 
 
 def _name(cell: FrozenCell) -> str:

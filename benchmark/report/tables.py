@@ -32,6 +32,8 @@ from benchmark.report.rounding import count, with_half_width, without_spread
 from benchmark.report.search import search_tables
 from benchmark.report.significance import families, leaders, significance_tables
 from benchmark.report.study_results import StudyResults
+from benchmark.why.facts import Facts
+from benchmark.why.page import why_tables
 from tasks import VALIDATION
 
 MIB = 2**20
@@ -75,7 +77,7 @@ def csv_table(study: StudyResults) -> str:
 
 def tables(study: StudyResults) -> list[Table]:
     """The tables of a study: its runs, one table for each set of conditions; which of their differences
-    are significant; its speed records; and beside them what is published.
+    are significant; its speed records; beside them what is published; and what was measured of layers.
     """
     return [
         *search_tables(study),
@@ -83,6 +85,7 @@ def tables(study: StudyResults) -> list[Table]:
         *significance_tables(study.groups, group_titles(study.name, study.groups)),
         *speed_tables(study),
         *published_tables(topics(study)),
+        *(why_tables(Facts.of(study)) if study.layer_records else []),
     ]
 
 
@@ -115,7 +118,7 @@ def study_remarks(study: StudyResults) -> list[str]:
     if study.missing:
         names = ", ".join(study.missing[:6]) + (", ..." if len(study.missing) > 6 else "")
         remarks.append(f"missing: {_plural(len(study.missing), 'run')} of the study: {names}")
-    if not (study.train_records or study.speed_records or study.trials):
+    if not (study.train_records or study.speed_records or study.trials or study.layer_records):
         remarks.insert(0, f"study {study.name}: no records yet")
     return remarks
 

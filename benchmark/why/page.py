@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.report.escaping import for_markdown, for_terminal
-from benchmark.report.layout import markdown_lines, terminal_lines
+from benchmark.report.layout import Column, Table, markdown_lines, terminal_lines
 from benchmark.why.claims import CLAIMS, Claim
 from benchmark.why.facts import Facts
-from benchmark.why.figures import draw
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.table import further_tables, table_1
 
@@ -19,6 +18,20 @@ from benchmark.why.table import further_tables, table_1
 def findings(facts: Facts) -> list[tuple[Claim, Finding]]:
     """Every claim with its verdict, in the paper's order."""
     return [(claim, claim.finding(facts)) for claim in CLAIMS]
+
+
+def why_tables(facts: Facts) -> list[Table]:
+    """Table 1 and what goes with it, and the claims with their verdicts."""
+    ledger = findings(facts)
+    claims = Table(
+        title="The claims",
+        heading=[count_of(ledger)],
+        columns=[Column(title=(name,), is_text=True) for name in ("claim", "verdict", "says", "measured")],
+        rows=[[claim.number, finding.verdict, claim.sentence, finding.effect] for claim, finding in ledger],
+        labels=1,
+        last_notes=["Predictions, tests and conditions: `seqbench why`, or --format html."],
+    )
+    return [table_1(facts), *further_tables(facts), claims]
 
 
 def terminal_page(facts: Facts, width: int = 120) -> str:
@@ -47,6 +60,8 @@ def count_of(ledger: Sequence[tuple[Claim, Finding]]) -> str:
 
 def write_page(facts: Facts, folder: Path, scale: str) -> Path:
     """`why.md` with its figures beside it; the path of the page."""
+    from benchmark.why.figures import draw  # takes matplotlib, which tables do without
+
     folder.mkdir(parents=True, exist_ok=True)
     figures = draw(facts, folder)
     ledger = findings(facts)
