@@ -95,7 +95,7 @@ def distances(facts: Facts, task: str, model: str) -> Distances:
     trained: dict[int, dict[int, float]] = {}
     beyond: dict[int, dict[int, float]] = {}
     for run in facts.runs:
-        if (run.task_preset, run.model_name, run.status) != (task, model, "done"):
+        if (run.task_name, run.model_name, run.status) != (task, model, "done"):
             continue
         for score in run.scores:
             name, _, rest = score.split.partition("_")

@@ -30,6 +30,7 @@ def runs(task: str, seeds: int = 7, **models: tuple[float, float]) -> list[Train
             f"{model}-small",
             seed=seed,
             task_preset=task,
+            task_name=task,
             scores=scores(
                 {
                     ("distance_1_trained", "sequence_accuracy"): near + 0.1 * seed,
