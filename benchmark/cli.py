@@ -561,6 +561,10 @@ def report(
         typer.Option("--forensics", help="Also score the stored output in the ways that papers mix up."),
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Write to this file, or folder, instead.")] = None,
+    across_devices: Annotated[
+        bool,
+        typer.Option("--across-devices", help="One table for runs on several devices: scores, no speeds."),
+    ] = False,
     open_page: Annotated[
         bool, typer.Option("--open", help="Make the page and show it in a browser.")
     ] = False,
@@ -570,6 +574,7 @@ def report(
     import webbrowser
 
     from benchmark.config import UserError
+    from benchmark.report.study_results import load_study
     from benchmark.store import write_atomic
 
     folders = [_study_folder(study, results) for study in studies]
@@ -586,24 +591,27 @@ def report(
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
     if output is not None and form in (Form.html, Form.json, Form.svg, Form.png) and len(folders) > 1:
         raise UserError(f"--output: one study at a time with --format {form.value}; got {len(folders)}")
+    if across_devices and form is Form.wandb:
+        raise UserError("--across-devices: is not part of --format wandb; leave one of the two out")
     code, texts = 0, []
     for folder in folders:
         if rescore:
             code = max(code, _rescore(folder, _data_directory(data_directory), trust_code))
         if form is Form.wandb:
             code = max(code, _rebuild_wandb(folder, output))
-        elif form is Form.html:
-            page, complete = _page(folder, output, _data_directory(data_directory), trust_code)
+            continue
+        loaded = load_study(folder, across_devices=across_devices)
+        code = max(code, 3 if loaded.unreadable or loaded.is_broken else 0)
+        if form is Form.html:
+            page = _page(loaded, folder, output, _data_directory(data_directory), trust_code)
             show(str(page))
-            code = max(code, 0 if complete else 3)
             if open_page and not webbrowser.open(page.absolute().as_uri()):
                 say(f"no browser could be started; open {page}")
         elif form in (Form.svg, Form.png):
-            complete = _figures(folder, output or folder / "report" / "figures", form)
-            code = max(code, 0 if complete else 3)
+            _figures(loaded, folder, output or folder / "report" / "figures", form)
         else:
             text, complete = _report_text(
-                folder, form, significance, forensics, _data_directory(data_directory), trust_code
+                loaded, folder, form, significance, forensics, _data_directory(data_directory), trust_code
             )
             texts.append(text)
             code = max(code, 0 if complete else 3)
@@ -615,6 +623,7 @@ def report(
 
 
 def _report_text(
+    loaded: StudyResults,
     folder: Path,
     form: Form,
     significance: bool,
@@ -622,12 +631,10 @@ def _report_text(
     data_directory: Path,
     trust_code: bool,
 ) -> tuple[str, bool]:
-    """A study's report as text, and whether all of it could be made."""
-    from benchmark.report.study_results import load_study
+    """A study's report as text, and whether all that was asked for beside its tables could be made."""
     from benchmark.report.tables import csv_table, latex_table, markdown_table, terminal_table
 
-    loaded = load_study(folder)
-    complete = not (loaded.unreadable or loaded.is_broken)
+    complete = True
     further: list[Table] = []
     sentence_rows: list[dict[str, Any]] | None = None
     if significance:
@@ -653,16 +660,16 @@ def _report_text(
     return terminal_table(loaded, _width(), further=further), complete
 
 
-def _page(folder: Path, output: Path | None, data_directory: Path, trust_code: bool) -> tuple[Path, bool]:
-    """The study's page, written, and whether all of the study is in it."""
+def _page(
+    loaded: StudyResults, folder: Path, output: Path | None, data_directory: Path, trust_code: bool
+) -> Path:
+    """The study's page, written."""
     from tqdm import tqdm
 
     from benchmark.report.html import write_pages
     from benchmark.report.samples import Samples
-    from benchmark.report.study_results import load_study
     from benchmark.rescore import References
 
-    loaded = load_study(folder)
     samples = Samples(folder, References(folder, data_directory, trust_code=trust_code))
     page = write_pages(
         loaded,
@@ -673,18 +680,15 @@ def _page(folder: Path, output: Path | None, data_directory: Path, trust_code: b
     )
     for line in (*samples.left_out, *loaded.unreadable):
         say(f"left out: {line}")
-    return page, not (loaded.unreadable or loaded.is_broken)
+    return page
 
 
-def _figures(folder: Path, output: Path, form: Form) -> bool:
-    """Write the study's figures and show their files; whether all of the study is in them."""
+def _figures(loaded: StudyResults, folder: Path, output: Path, form: Form) -> None:
+    """Write the study's figures and show their files."""
     from benchmark.report.figures import write_figures
-    from benchmark.report.study_results import load_study
 
-    loaded = load_study(folder)
     written = write_figures(loaded, folder, output, "svg" if form is Form.svg else "png")
     show("\n".join(map(str, written)) if written else "no figures: nothing was measured that one shows")
-    return not (loaded.unreadable or loaded.is_broken)
 
 
 def _rebuild_wandb(folder: Path, output: Path | None) -> int:

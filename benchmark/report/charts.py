@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from benchmark.measure.significance import summarise
 from benchmark.record import LayerRecord, Row, SpeedRecord, SpeedRow, TrainRecord
-from benchmark.report.comparison import Cell, Group, group_titles
+from benchmark.report.comparison import SEVERAL, Cell, Group, group_titles
 from benchmark.report.layout import metric_title
 from benchmark.report.significance import row_name, score_name
 from benchmark.report.study_results import StudyResults
@@ -142,7 +142,7 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
         x=[
             Axis(field="step", label="optimiser steps"),
             Axis(field="tokens", label="target tokens, without padding"),
-            Axis(field="seconds", label="training, s"),
+            *([] if group.conditions.device == SEVERAL else [Axis(field="seconds", label="training, s")]),
         ],
         y=[
             *(_score_axis(f"metric_{metric}", f"{VALIDATION} {metric_title(metric)}") for metric in metrics),

@@ -24,6 +24,10 @@ TIMINGS = (
     "generate_sentences_per_second",
     "train_seconds",
 )
+OF_DEVICES = (*TIMINGS, "peak_memory_bytes")
+"""What runs on several devices have no one value of."""
+SEVERAL = "several devices"
+"""The device of a table over all of them."""
 MEDIANS = ("parameters", "body_parameters", "steps", "validation_loss", *TIMINGS)
 
 
@@ -65,6 +69,8 @@ class Cell:
     diverged: tuple[TrainRecord, ...]
     held: float | None = None
     """How much what it is matched to has of what the match holds equal; None for that itself."""
+    is_over_devices: bool = False
+    """Whether its runs may be of several devices: then it has scores and no speeds."""
     invalid: str = ""
     """Why the row is not what its match promises, and so takes part in no comparison; empty where it does."""
 
@@ -102,13 +108,17 @@ class Cell:
 
     def median(self, field: str) -> float | None:
         """Of a record's field over the seeds that measured it."""
-        values = [value for record in self.done if (value := getattr(record, field)) is not None]
+        values = self._measured(field)
         return float(statistics.median(values)) if values else None
 
     def largest(self, field: str) -> float | None:
         """Of a record's field over the seeds that measured it."""
-        values = [value for record in self.done if (value := getattr(record, field)) is not None]
-        return max(values, default=None)
+        return max(self._measured(field), default=None)
+
+    def _measured(self, field: str) -> list[float]:
+        if self.is_over_devices and field in OF_DEVICES:
+            return []
+        return [value for record in self.done if (value := getattr(record, field)) is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +152,13 @@ def groups(
     records: Iterable[TrainRecord],
     model_order: Sequence[str] = (),
     matches: Matches | None = None,
+    *,
+    across_devices: bool = False,
 ) -> list[Group]:
     """The tables of a study, each with its rows; models in `model_order`, others after it by name.
 
-    A run that is a cell of several `matches` is in the table of each.
+    A run that is a cell of several `matches` is in the table of each. With `across_devices` runs on several
+    devices, or with other numbers of threads, are rows of one table: for scores, since speeds belong to one.
     """
     every = sorted(records, key=lambda r: (r.seed, r.run_id))
     by_conditions: dict[Conditions, list[TrainRecord]] = {}
@@ -155,7 +168,8 @@ def groups(
         for match in (matches or {}).get(record.run_id, unmatched):
             key = (match, *_what_decides(record))
             if key not in known:
-                known[key] = replace(_conditions(record), match=match)
+                found = replace(_conditions(record), match=match)
+                known[key] = replace(found, device=SEVERAL, devices=0, threads=0) if across_devices else found
             by_conditions.setdefault(known[key], []).append(record)
     for conditions in sorted(by_conditions):
         if conditions.signatures:
@@ -168,15 +182,21 @@ def groups(
             by_conditions[with_scores[0]].extend(by_conditions.pop(conditions))
     # What a match moves is no setting; within one match, and over all devices, a setting is one.
     by_match: dict[str, list[TrainRecord]] = {}
-    for conditions, found in by_conditions.items():
-        by_match.setdefault(conditions.match, []).extend(found)
+    for conditions, together in by_conditions.items():
+        by_match.setdefault(conditions.match, []).extend(together)
     fields = _Fields()
-    varying = {match: fields.varying(found) for match, found in by_match.items()}
+    varying = {match: fields.varying(mine) for match, mine in by_match.items()}
     return [
         _checked(
             Group(
                 conditions=conditions,
-                cells=_cells(by_conditions[conditions], fields, varying[conditions.match], model_order),
+                cells=_cells(
+                    by_conditions[conditions],
+                    fields,
+                    varying[conditions.match],
+                    model_order,
+                    across_devices,
+                ),
             ),
             matches or {},
         )
@@ -200,8 +220,10 @@ def group_titles(study: str, every: Sequence[Group]) -> list[str]:
         if conditions.match:
             title += f", equal {conditions.match}"
         if len({replace(other.conditions, match="") for other in every}) > 1:
-            threads = f"{conditions.threads:,} thread{'' if conditions.threads == 1 else 's'}"
-            title += f" ({conditions.precision}, {conditions.device}, {threads})"
+            title += f" ({conditions.precision}, {conditions.device}"
+            if conditions.threads:
+                title += f", {conditions.threads:,} thread{'' if conditions.threads == 1 else 's'}"
+            title += ")"
         titles.append(title)
     return titles
 
@@ -362,6 +384,7 @@ def _cells(
     fields: _Fields,
     varying: Mapping[str, Sequence[str]],
     model_order: Sequence[str],
+    is_over_devices: bool,
 ) -> tuple[Cell, ...]:
     by_cell: dict[tuple[str, str], list[TrainRecord]] = {}
     settings: dict[tuple[str, str], dict[str, Any]] = {}
@@ -380,6 +403,7 @@ def _cells(
         Cell(
             model=key[0],
             settings=settings[key],
+            is_over_devices=is_over_devices,
             done=tuple(r for r in by_cell[key] if r.status == "done"),
             failed=tuple(r for r in by_cell[key] if r.status == "failed"),
             diverged=tuple(r for r in by_cell[key] if r.status == "diverged"),

@@ -40,6 +40,8 @@ class StudyResults:
     chosen: frozenset[str] = frozenset()
     """The trials that the search has chosen."""
     matches: Matches = field(default_factory=dict)
+    across_devices: bool = False
+    """Whether its tables are over all devices."""
     beside: tuple[StudyResults, ...] = ()
     """Of a study with measurements of layers: those of `BESIDE` that there are."""
 
@@ -51,11 +53,15 @@ class StudyResults:
     @cached_property
     def groups(self) -> list[Group]:
         """The tables of its runs."""
-        return groups(self.train_records, self.model_order, self.matches)
+        return groups(self.train_records, self.model_order, self.matches, across_devices=self.across_devices)
 
 
-def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
+def load_study(
+    folder: Path, known: StudyFolder | None = None, *, across_devices: bool = False
+) -> StudyResults:
     """Everything that can be read in a study's folder; `known` is that folder where it was read before.
+
+    Tables are over one device each, or with `across_devices` over all.
 
     Raises:
         UserError: there is no such folder, or its `study.yaml` cannot be read.
@@ -96,6 +102,7 @@ def load_study(folder: Path, known: StudyFolder | None = None) -> StudyResults:
             if isinstance(one, Mapping)
         ),
         matches=matches,
+        across_devices=across_devices,
         beside=beside,
     )
 

@@ -14,7 +14,7 @@ from benchmark.measure.significance import Summary
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import match_lines, ranking_remarks
 from benchmark.report.checklist import checklist
-from benchmark.report.comparison import Cell, Group, group_titles, rows, speed_rows
+from benchmark.report.comparison import SEVERAL, Cell, Group, group_titles, rows, speed_rows
 from benchmark.report.escaping import for_csv, for_latex, for_markdown, for_terminal
 from benchmark.report.layout import (
     METRIC_TITLES,
@@ -307,9 +307,11 @@ def _heading(group: Group) -> list[str]:
     conditions = group.conditions
     devices = f"{conditions.devices} x " if conditions.devices > 1 else ""
     fingerprint = f", data {conditions.task_fingerprint[:12]}" if conditions.task_fingerprint else ""
+    threads = f", {_plural(conditions.threads, 'thread')}" if conditions.threads else ""
     lines = [
-        f"device: {devices}{conditions.device}, {_plural(conditions.threads, 'thread')}, "
-        f"{conditions.precision}, torch {conditions.torch_version}",
+        f"device: {devices}{conditions.device}{threads}, {conditions.precision}, "
+        f"torch {conditions.torch_version}",
+        *_devices(group),
         f"budget: {_budget(group)}",
         f"task: {conditions.task}, version {conditions.task_version}{fingerprint}; "
         f"harness version {conditions.harness_version}",
@@ -319,6 +321,19 @@ def _heading(group: Group) -> list[str]:
         lines.append(f"seeds: {'one seed' if seeds == {'one seed'} else seeds.pop()} for each row")
     lines += match_lines(group)
     return lines + [f"{metric_title(metric)}: {signature}" for metric, signature in conditions.signatures]
+
+
+def _devices(group: Group) -> list[str]:
+    """Of a table over several devices: how many runs are of which."""
+    if group.conditions.device != SEVERAL:
+        return []
+    found: dict[str, int] = {}
+    for record in group.records:
+        one = record.provenance
+        name = f"{one.device}, {_plural(one.threads, 'thread')}"
+        found[name] = found.get(name, 0) + 1
+    shown = "; ".join(f"{_plural(number, 'run')} on {name}" for name, number in found.items())
+    return [f"scores alone are compared over devices: {shown}"]
 
 
 def _budget(group: Group) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmark.measure.significance import PairedComparison, compare_pairs, summarise
-from benchmark.report.comparison import Cell, Group
+from benchmark.report.budgets import quantity
+from benchmark.report.comparison import Cell, Group, groups
 from benchmark.report.rounding import count, with_half_width, without_spread
 from benchmark.report.significance import Family, families
 from benchmark.why.facts import Facts, Missing
@@ -179,7 +180,7 @@ def translates_better(facts: Facts) -> Finding:
     words: list[Word] = []
     effects, conditions = [], []
     for name, group, family in _translations(facts):
-        seconds = {cell: cell.median("train_seconds") or 0.0 for cell in group.comparable}
+        seconds = {cell: quantity(cell.done, "seconds") or 0.0 for cell in group.comparable}
         shown = ", ".join(f"{cell.model} {_score(cell, family)}" for cell in group.comparable)
         found = _against_others(family)
         costs = ", ".join(f"{cell.model} {count(round(one))}" for cell, one in seconds.items())
@@ -209,9 +210,10 @@ def translates_better(facts: Facts) -> Finding:
 
 
 def _translations(facts: Facts) -> Iterator[tuple[str, Group, Family]]:
-    """Every table of the studies beside with a Transformer in it, and its pairs on the first test split."""
+    """Every table of the studies beside, over all devices, and its pairs on the first test split."""
     for study in facts.beside:
-        for group in study.groups:
+        every = groups(study.train_records, study.model_order, study.matches, across_devices=True)
+        for group in every:
             if len({cell.model for cell in group.comparable}) < 2:
                 continue
             for family in families(group):

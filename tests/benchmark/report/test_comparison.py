@@ -5,6 +5,8 @@ import statistics
 import pytest
 
 from benchmark.report.comparison import groups, rows
+from benchmark.report.study_results import StudyResults
+from benchmark.report.tables import tables
 from tests.benchmark.report.records import BLEU, provenance, scores, speed_record, train_record
 
 TEST = ("test", "bleu")
@@ -149,3 +151,36 @@ def test_speed_rows_carry_what_they_belong_to():
     result = speed_rows([speed_record()])
     assert [row["quantity"] for row in result] == [row.quantity for row in speed_record().rows]
     assert result[1]["threads"] == 2 and result[1]["low_95"] == 3950.0
+
+
+def test_runs_on_several_devices_are_one_table_of_scores_where_that_is_asked_for():
+    records = [
+        train_record("a" * 16, seed=0, scores=scores({TEST: 30.0})),
+        train_record("b" * 16, seed=1, scores=scores({TEST: 31.0}), provenance=provenance(device="Another")),
+        train_record("c" * 16, seed=2, scores=scores({TEST: 32.0}), provenance=provenance(threads=1)),
+    ]
+    assert len(groups(records)) == 3
+    (group,) = groups(records, across_devices=True)
+    (cell,) = group.cells
+    assert cell.values(*TEST) == {0: 30.0, 1: 31.0, 2: 32.0}
+    for field in ("train_target_tokens_per_second", "generate_sentences_per_second", "train_seconds"):
+        assert cell.median(field) is None
+    assert cell.largest("peak_memory_bytes") is None
+    assert cell.median("parameters") == 4_012_345
+    study = StudyResults(name="s", train_records=tuple(records), across_devices=True)
+    (table, *_) = tables(study)
+    assert "scores alone are compared over devices: 1 run on A Processor @ 2.00GHz, 2 threads; " in "".join(
+        table.heading
+    )
+    assert not any("tokens/s" in column.title for column in table.columns)
+
+
+def test_other_precision_and_signatures_stay_apart_over_devices_too():
+    records = [
+        train_record("a" * 16, seed=0, scores=scores({TEST: 30.0})),
+        train_record(
+            "b" * 16, seed=1, scores=scores({TEST: 31.0}), provenance=provenance(precision="bfloat16")
+        ),
+        train_record("c" * 16, seed=2, scores=scores({TEST: 32.0}, bleu_signature=f"{BLEU}|other")),
+    ]
+    assert len(groups(records, across_devices=True)) == 3
