@@ -1,14 +1,13 @@
 """Where a model looks: the weights of its attention, read while it runs.
 
-Weights are what a softmax over positions gives, in whatever module it stands, so that a model of a user's
-needs no line of its own: every softmax is watched whose last axis is as long as the source or the target.
+Weights are what a softmax over positions gives, so that a model of a user's needs no line of its own: every
+softmax is watched whose last axis is as long as the source or the target, and PyTorch's own attention.
 How far heads are apart is the generalised Jensen-Shannon divergence of their weights (Lin 1991).
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,13 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from benchmark.config import RunOptions, experiment_from
-from benchmark.record import Row
-from benchmark.trained import run_folder, trained_model, trained_record, untrained_model
-from benchmark.trainer import corpus_of
-from models import BEGIN, Seq2SeqModel
-from tasks.data.corpus import Split
-from tasks.data.vocabulary import SPECIAL, Vocabulary
+from models import Seq2SeqModel
 
 REACH = 4
 """Distances up to which a head may look at one of them most of the time."""
@@ -90,7 +83,14 @@ class _Watch(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
+        if func is F.multi_head_attention_forward:
+            wanted = kwargs.get("need_weights", True), kwargs.get("average_attn_weights", True)
+            output, weights = func(*args, **{**kwargs, "need_weights": True, "average_attn_weights": False})
+            self.seen.append(weights.detach())
+            if not wanted[0]:
+                return output, None
+            return output, weights.mean(-3) if wanted[1] else weights
         result = func(*args, **kwargs)
         if func in _SOFTMAX:
             dim = args[1] if len(args) > 1 else kwargs.get("dim")
@@ -150,74 +150,3 @@ def offset_shares(weights: Tensor, reach: int = REACH) -> Tensor:
     """
     offsets = [weights.diagonal(offset, -2, -1) for offset in range(-reach, reach + 1)]
     return torch.stack([one.mean(-1) if one.shape[-1] else one.new_zeros(len(one)) for one in offsets], -1)
-
-
-def attention_rows(settings: Mapping[str, Any], options: RunOptions) -> Iterator[Row]:
-    """Of a trained `run`: how its heads differ on `sentences` pairs of a test `split`, before training and
-    after; and all weights on the first of these pairs.
-
-    Raises:
-        UserError: the run is not done, or its weights are not there.
-    """
-    folder = run_folder(settings["run"], options.results)
-    experiment = experiment_from(trained_record(folder).experiment, files_allowed=False)
-    _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
-    split = corpus.splits[settings["split"]]
-    pairs = [_pair(split, number) for number in range(min(settings["sentences"], len(split)))]
-    pairs = [(source, target) for source, target in pairs if len(source) != len(target)]
-    after = trained_model(folder)
-    for when, model in (("before", untrained_model(folder)), ("after", after)):
-        every = [attention_maps(model, source, target) for source, target in pairs]
-        yield from _differences(every, when)
-    if pairs:
-        source, target = pairs[0]
-        words = [[_word(corpus.vocabulary, index) for index in side.tolist()] for side in (source, target)]
-        yield from _shown(attention_maps(after, source, target), *words)
-
-
-def _pair(split: Split, number: int) -> tuple[Tensor, Tensor]:
-    """Source, and target as the decoder reads it: its end is only to be written."""
-    source, target = (torch.from_numpy(side[number].astype("int64")) for side in (split.source, split.target))
-    return source, torch.cat((torch.tensor([BEGIN]), target[:-1]))
-
-
-def _word(vocabulary: Vocabulary, index: int) -> str:
-    return SPECIAL[index] if index < len(SPECIAL) else vocabulary.decode([index])
-
-
-def _differences(every: Sequence[Sequence[AttentionMap]], when: str) -> Iterator[Row]:
-    """Of each attention with several heads: how far they are apart, and what each does most."""
-    for maps in zip(*every, strict=True):
-        part, layer, heads = maps[0].part, maps[0].layer, len(maps[0].weights)
-        if heads == 1:
-            continue
-        where = {"part": part, "layer": layer, "training": when}
-        samples = [head_divergence(one.weights) for one in maps]
-        yield Row(
-            quantity="head divergence", value=statistics.fmean(samples), unit="bits", samples=samples,
-            conditions={**where, "heads": heads},
-        )  # fmt: skip
-        if part == "source":
-            continue
-        shares = torch.stack([offset_shares(one.weights) for one in maps]).mean(0)
-        for head, (share, column) in enumerate(zip(*(x.tolist() for x in shares.max(-1)), strict=True), 1):
-            yield Row(
-                quantity="share at one distance", value=share, unit="share",
-                conditions={**where, "head": head, "offset": column - REACH},
-            )  # fmt: skip
-
-
-def _shown(maps: Sequence[AttentionMap], source: list[str], target: list[str]) -> Iterator[Row]:
-    """The words of a pair, and for each head and query its weights on them, with their entropy."""
-    words: dict[str, Any] = {"source": source, "target": target}
-    yield Row(quantity="words", value=len(source) + len(target), unit="words", conditions=words)
-    for one in maps:
-        for head, rows in enumerate(one.weights, 1):
-            for query, weights in enumerate(rows):
-                yield Row(
-                    quantity="attention",
-                    value=float(entropy(weights.double())),
-                    unit="bits",
-                    samples=[round(weight, 4) for weight in weights.tolist()],
-                    conditions={"part": one.part, "layer": one.layer, "head": head, "query": query},
-                )

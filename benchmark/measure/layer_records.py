@@ -10,7 +10,6 @@ import torch
 
 from benchmark.config import RunOptions, experiment_from
 from benchmark.device import choose_device
-from benchmark.measure.attention_maps import attention_rows
 from benchmark.measure.layers import (
     complexity_rows,
     lengths_rows,
@@ -23,6 +22,7 @@ from benchmark.measure.layers import (
 from benchmark.measure.machine import MachineWatch, gpu_uuid
 from benchmark.measure.scaling import scaling_rows
 from benchmark.measure.timing import Clock
+from benchmark.measure.trained_rows import attention_rows, trained_signal_rows
 from benchmark.record import LayerRecord, Row, available_cores, take_provenance, threads_of
 from benchmark.request import preset
 from benchmark.trainer import corpus_of, quiet
@@ -54,7 +54,8 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
     elif kind == "scaling":
         rows = list(scaling_rows(settings, options))
     elif kind == "signal":
-        rows = list(signal_rows(settings, options.results))
+        trained = "run" in settings
+        rows = list(trained_signal_rows(settings, options) if trained else signal_rows(settings))
     elif kind == "attention":
         rows = list(attention_rows(settings, options))
     elif kind == "lengths":

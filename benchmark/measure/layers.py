@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,6 @@ from benchmark.measure.span import (
 from benchmark.measure.speed import matrix_products
 from benchmark.measure.timing import Clock, interleaved, median
 from benchmark.record import Row
-from benchmark.trained import run_folder, trained_model, untrained_model
 from models import Seq2SeqModel
 from models.layers.recurrent import Recurrence
 from models.layers.table1 import LAYERS, Table1Layer
@@ -55,6 +53,8 @@ SHOWN_DISTANCES = 48
 SHORTEST_SECONDS = 2e-3
 """Of one timing: what is faster is repeated within it."""
 VOCABULARY = 100
+LONGEST = 4096
+"""Positions of a small model."""
 CPU = torch.device("cpu")
 PEAK = "matrix products"
 _BACKWARD_OPERATIONS = 2
@@ -75,9 +75,12 @@ def build_layer(settings: Settings) -> Table1Layer:
 
 
 def build_small_model(name: str) -> Seq2SeqModel:
-    """An architecture at test size, with weights from seed 0."""
+    """An architecture at test size, with weights from seed 0, and with room for any length."""
+    config = model_module(name, files_allowed=False).module.Config().tiny()
+    if hasattr(config, "maximum_length"):
+        config = config.model_copy(update={"maximum_length": LONGEST})
     with _seeded():
-        model: Seq2SeqModel = model_module(name, files_allowed=False).module.Config().tiny().build(VOCABULARY)
+        model: Seq2SeqModel = config.build(VOCABULARY)
     return model.eval()
 
 
@@ -215,27 +218,21 @@ def _model_path_rows(settings: Settings) -> Iterator[Row]:
 # Signal
 
 
-def signal_rows(settings: Settings, results: Path = Path()) -> Iterator[Row]:
-    """Of `layer` at `lengths`; or of `model`, or of a `run` within `results` before its training and after,
-    from source and target words drawn at random.
+def signal_rows(settings: Settings) -> Iterator[Row]:
+    """Of `layer` at `lengths`; or of `model`, from source and target words drawn at random.
 
     `forget_bias` is an LSTM's; output positions are the last one and the middle one, of a model the last.
     """
     for length in settings["lengths"]:
-        for conditions, profile in _profiles(settings, length, results):
-            yield from _profile_rows(profile, {"n": length, "output": profile.output, **conditions})
+        for conditions, profile in _profiles(settings, length):
+            yield from profile_rows(profile, {"n": length, "output": profile.output, **conditions})
 
 
-def _profiles(settings: Settings, length: int, results: Path) -> Iterator[tuple[dict[str, Any], Profile]]:
+def _profiles(settings: Settings, length: int) -> Iterator[tuple[dict[str, Any], Profile]]:
     outputs = [length // 2, length - 1]
-    if "run" in settings:
-        folder, words = run_folder(settings["run"], results), settings["vocabulary_size"]
-        for training, model in (("before", untrained_model(folder)), ("after", trained_model(folder))):
-            for conditions, profile in _model_profiles(model, words, length, outputs[1:]):
-                yield {**conditions, "training": training}, profile
-        return
     if "model" in settings:
-        yield from _model_profiles(build_small_model(settings["model"]), VOCABULARY, length, outputs[1:])
+        model = build_small_model(settings["model"])
+        yield from model_profiles(model, VOCABULARY, length, outputs[1:])
         return
     layer = build_layer(settings["layer"])
     bias = settings.get("forget_bias")
@@ -249,16 +246,18 @@ def _profiles(settings: Settings, length: int, results: Path) -> Iterator[tuple[
         yield {}, profile
 
 
-def _model_profiles(
+def model_profiles(
     model: Seq2SeqModel, words: int, length: int, outputs: Sequence[int]
 ) -> Iterator[tuple[dict[str, Any], Profile]]:
+    """From random source and target words, of so many, with the side that they are from."""
     source, target = (random_words(length, words, seed=seed) for seed in (0, 1))
     for side in ("source", "target"):
         for profile in model_signal(model, source, target, outputs, side=side):
             yield {"from": side}, profile
 
 
-def _profile_rows(profile: Profile, conditions: dict[str, Any]) -> Iterator[Row]:
+def profile_rows(profile: Profile, conditions: dict[str, Any]) -> Iterator[Row]:
+    """Its law with the interval, and the norms at some of its distances."""
     fit = decay(profile)
     law = {**conditions, "decay": fit.kind}
     for quantity, summary, unit in (

@@ -26,8 +26,8 @@ CELLS = "recurrent, cell by cell"
 TIMED_RESTRICTED = "restricted self-attention, r = 32"
 
 NEIGHBOURHOOD, KERNEL = 8, 3
-TRAINED_LENGTHS = (16, 32, 64)
-"""Of sentences through trained models, which have seen no longer ones."""
+TRAINED_LENGTHS = (16, 32)
+"""Of random words through runs whose task has no distances."""
 ATTENTION_SENTENCES = 32
 """Over which attention is averaged."""
 WIDTH = 16
@@ -265,8 +265,8 @@ def _timed_layers(width: int) -> dict[str, dict[str, Any]]:
 def trained_cells(results: Path, runs: Sequence[Path]) -> list[LayerCell]:
     """What is measured of trained runs, whose folders are given; `results` is what they are named within.
 
-    Of each model and task one seed's signal; and where it looks, on a task of distances: one seed of each
-    model, and all of those with several heads, whose roles are compared over seeds.
+    Of every run its signal; and where it looks, on a task of distances: one seed of each model, and all of
+    those with several heads, whose roles are compared over seeds.
 
     Raises:
         UserError: a run is not done.
@@ -281,14 +281,17 @@ def trained_cells(results: Path, runs: Sequence[Path]) -> list[LayerCell]:
         settings = {
             "run": str(folder.relative_to(root)) if folder.is_relative_to(root) else str(folder),
             "weights_sha256": record.weights_sha256,
+            "task": record.task_name,
             "seed": record.seed,
         }
         subject = f"{record.model_preset} on {record.task_preset or record.task_name}, seed {record.seed}"
-        lengths = {"vocabulary_size": record.vocabulary_size, "lengths": list(TRAINED_LENGTHS)}
-        if is_first:
+        splits = list(dict.fromkeys(one.split for one in record.scores if one.split.endswith("_trained")))
+        if not splits:
+            lengths = {"vocabulary_size": record.vocabulary_size, "lengths": list(TRAINED_LENGTHS)}
             found.append(LayerCell(kind="signal", subject=subject, settings={**settings, **lengths}))
-        splits = [name for name in (score.split for score in record.scores) if name.endswith("_trained")]
-        if splits and (is_first or record.model_name == "transformer"):
+            continue
+        found.append(LayerCell(kind="signal", subject=subject, settings={**settings, "split": splits[-1]}))
+        if is_first or record.model_name == "transformer":
             split = {"split": splits[len(splits) // 2], "sentences": ATTENTION_SENTENCES}
             found.append(LayerCell(kind="attention", subject=subject, settings={**settings, **split}))
     return found

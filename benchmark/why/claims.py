@@ -8,6 +8,7 @@ printed as conditions.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from benchmark.why.learning import (
     EQUAL_SECONDS,
     heads_differ,
     learned_over_distance,
+    trains_faster,
     translates_better,
 )
 
@@ -57,7 +59,9 @@ PAPER_WIDTH = 512
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     number: str
-    """As in the paper's section 4, in the order of its sentences; I and C: introduction and conclusion."""
+    """As in the paper's section 4, in the order of its sentences; I and C: what its introduction and
+    conclusion say, or rest on.
+    """
     sentence: str
     """In our words."""
     prediction: str
@@ -92,18 +96,26 @@ TABLE = (ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED)
 
 
 def _desiderata(facts: Facts) -> Finding:
-    shown = []
+    found: dict[str, tuple[float, float, float]] = {}
     for subject in TABLE:
         name = DILATED if subject == CONVOLUTION else subject
         cost = facts.series("complexity", subject, "mixing_operations", d=_widest(facts, subject))
         depth = facts.series("span", subject, "kernel_depth", **FORWARD)
         hops = facts.series("path", name, "hops")
-        shown.append((exponent(cost), exponent(depth), list(hops.values())[-1]))
-    different = [len({round(value, 1) for value in column}) for column in zip(*shown, strict=True)]
+        found[subject] = (exponent(cost), exponent(depth), exponent(hops))
+    alike = [
+        f"{first} and {second}"
+        for first, second in itertools.combinations(found, 2)
+        if all(abs(a - b) <= NEAR for a, b in zip(found[first], found[second], strict=True))
+    ]
+    shown = "; ".join(
+        f"{name} {cost:.2f}, {depth:.2f}, {path:.2f}" for name, (cost, depth, path) in found.items()
+    )
     return Finding(
-        verdict=SUPPORTED if min(different) > 1 else CONTRADICTED,
-        effect=f"the {len(shown)} layers have {different[0]} growths of operations, {different[1]} of "
-        f"sequential operations and {different[2]} longest paths",
+        verdict=CONTRADICTED if alike else SUPPORTED,
+        effect=f"exponents in n of mixing operations, sequential operations and longest path: {shown}"
+        + "".join(f"; {pair} are alike in all three" for pair in alike),
+        conditions=("that these three are what matters is the paper's choice, which no measurement decides",),
     )
 
 
@@ -158,7 +170,8 @@ def _complexity(facts: Facts) -> Finding:
     )
     return Finding(
         verdict=_by_exponents(found, predicted),
-        effect=f"mixing operations grow as {shown}; with k^{found['k']:.2f} and r^{found['r']:.2f}",
+        effect=f"mixing operations, by closed forms that with the projections equal what is counted, grow as "
+        f"{shown}; with k^{found['k']:.2f} and r^{found['r']:.2f}",
         conditions=tuple(conditions),
     )
 
@@ -220,6 +233,7 @@ def _sequential(facts: Facts) -> Finding:
         steps = list(depths.values())
         words = list(depths)
         generation.append(f"{model} {(steps[-1] - steps[0]) / (words[-1] - words[0]):.0f}")
+    conditions += _of_connecting_stacks(facts)
     conditions += _time_conditions(facts, full=False)
     if generation:
         conditions.append(
@@ -301,10 +315,9 @@ def _faster_when_short(facts: Facts) -> Finding:
     below = [row for row in rows if number(row, "n") < number(row, "d")]
     if not below:
         raise Missing("no length below a width was timed")
-    noise = _noise(facts)
     ratios = [(row, times_of(row, _same_point(facts, RECURRENT, row))) for row in below]
-    faster = [one for one in ratios if one[1].high < 1 / noise]
-    slower = [one for one in ratios if one[1].low > noise]
+    faster = [one for one in ratios if one[1].high < 1 / _noise(facts, one[0])]
+    slower = [one for one in ratios if one[1].low > _noise(facts, one[0])]
     same = [one for one in ratios if one not in faster and one not in slower]
     verdict = CONTRADICTED if slower else SUPPORTED if not same else UNDECIDED
     effect = f"self-attention is faster at {len(faster)} of {len(below)} points with n < d, slower at "
@@ -313,11 +326,26 @@ def _faster_when_short(facts: Facts) -> Finding:
         row, ratio = max(slower, key=lambda one: one[1].value)
         effect += f"; at worst {_interval(ratio)} times the time, at n = {number(row, 'n'):,.0f}, "
         effect += f"d = {number(row, 'd'):,.0f}"
-    return Finding(verdict=verdict, effect=effect, conditions=tuple(_crossovers(facts, noise)))
+    noise = max(_noise(facts, row) for row in below)
+    conditions = (
+        "noise (A/A) at a point: the factor by which attention differs from itself there, at most "
+        f"{noise:.3f}",
+        *_shared(facts),
+        *_crossovers(facts),
+    )
+    return Finding(verdict=verdict, effect=effect, conditions=conditions)
 
 
-def _crossovers(facts: Facts, noise: float) -> list[str]:
-    lines = [f"noise (A/A): times differ by up to a factor of {noise:.3f} by themselves"]
+def _shared(facts: Facts) -> list[str]:
+    """Which times were taken while the machine was not alone."""
+    noisy = [record.subject for record in facts.records if record.kind == "time" and record.noisy]
+    if not noisy:
+        return []
+    return [f"the machine was shared or slowed down while these were timed: {', '.join(noisy)}"]
+
+
+def _crossovers(facts: Facts) -> list[str]:
+    lines = []
     for other, what in ((RECURRENT, "a fused LSTM"), (CELLS, "an LSTM cell by cell")):
         for full, batch in ((True, "full batches"), (False, "one sequence")):
             found = []
@@ -333,13 +361,10 @@ def _crossovers(facts: Facts, noise: float) -> list[str]:
     return lines
 
 
-def _noise(facts: Facts) -> float:
-    """The largest factor by which the same work differs from itself, by its interval's nearer end."""
-    worst = 1.0
-    for row in facts.seconds(f"{ATTENTION} again"):
-        ratio = times_of(row, _same_point(facts, ATTENTION, row))
-        worst = max(worst, ratio.low, 1 / ratio.high)
-    return worst
+def _noise(facts: Facts, row: Row) -> float:
+    """The factor by which the same work differs from itself at a point, in the same rounds (A/A)."""
+    again = times_of(_same_point(facts, f"{ATTENTION} again", row), _same_point(facts, ATTENTION, row))
+    return max(again.value, 1 / again.value)
 
 
 def _same_point(facts: Facts, layer: str, row: Row) -> Row:
@@ -387,7 +412,7 @@ def _restricted(facts: Facts) -> Finding:
     longest = max(number(row, "n") for row in rows)
     row = max((one for one in rows if number(one, "n") == longest), key=lambda one: number(one, "d"))
     ratio = times_of(row, _same_point(facts, TIMED_RESTRICTED, row))
-    noise = _noise(facts)
+    noise = _noise(facts, row)
     faster = SUPPORTED if ratio.low > noise else CONTRADICTED if ratio.high < 1 / noise else UNDECIDED
     verdict = growth if growth != SUPPORTED else faster
     crossings = []
@@ -400,8 +425,29 @@ def _restricted(facts: Facts) -> Finding:
         effect=f"its operations grow with n^{found['operations in n']:.2f}, its longest path with "
         f"n^{found['path in n']:.2f}; at n = {longest:,.0f}, d = {number(row, 'd'):,.0f} full attention "
         f"takes {_interval(ratio)} times as long as r = 32",
-        conditions=(f"faster than full self-attention from n on: {', '.join(crossings)}",),
+        conditions=(
+            f"faster than full self-attention from n on: {', '.join(crossings)}",
+            *_shared(facts),
+            *_of_connecting_stacks(facts),
+        ),
     )
+
+
+def _of_connecting_stacks(facts: Facts) -> list[str]:
+    """One layer is cheap or shallow; what connects all positions may take many."""
+    shown = []
+    for layer, stack in ((ATTENTION, ATTENTION), (RESTRICTED, RESTRICTED), (CONVOLUTION, DILATED)):
+        try:
+            depth = facts.series("span", layer, "kernel_depth", **FORWARD)
+            layers = facts.series("path", stack, "layers")
+        except Missing:
+            continue
+        longest = max(layers)
+        each = depth[max(depth)]
+        shown.append(f"{stack} {count(layers[longest])} x {count(each)} at n = {longest:,.0f}")
+    if not shown:
+        return []
+    return [f"depth of the smallest stack that connects all positions, layers x depth: {', '.join(shown)}"]
 
 
 # S4.9 to S4.12: convolutions
@@ -444,14 +490,19 @@ def _k_times_dearer(facts: Facts) -> Finding:
     conditions = [
         f"with all operations: {all_of}",
         f"the ratio grows with k^{exponent({k: v[0] for k, v in ratios.items()}):.2f}; the recurrence here "
-        "is an LSTM, which has four gates where the simplest one has a single matrix",
+        "is an LSTM, which has four gates: against one of its matrices, as in a recurrence without gates, "
+        f"the ratio is {', '.join(without_spread(4 * values[0]) for values in ratios.values())}, which is k",
+        "a convolution with a gate, as in ConvS2S, costs twice as much",
     ]
     try:
-        row = max(facts.seconds(CONVOLUTION, full=True, **BOTH), key=lambda one: number(one, "d"))
-        conditions.append(
-            f"time at k = {KERNEL}, n = {number(row, 'n'):,.0f}, d = {number(row, 'd'):,.0f}: "
-            f"{_interval(times_of(row, _same_point(facts, RECURRENT, row)))}"
-        )
+        rows = facts.seconds(CONVOLUTION, full=True, **BOTH)
+        widest = max(number(row, "d") for row in rows)
+        times = [
+            f"{_interval(times_of(row, _same_point(facts, RECURRENT, row)))} at n = {number(row, 'n'):,.0f}"
+            for row in sorted(rows, key=lambda one: number(one, "n"))
+            if number(row, "d") == widest
+        ]
+        conditions.append(f"time at k = {KERNEL}, d = {widest:,.0f}: {', '.join(times)}")
     except Missing:
         pass
     return Finding(
@@ -483,11 +534,11 @@ def _same_terms(facts: Facts) -> Finding:
         verdict=SUPPORTED if is_law else CONTRADICTED,
         effect=f"a separable convolution with k = n is {first[0]:.2f} n^2 d + {first[1]:.2f} n d^2, "
         f"self-attention with a feed-forward layer (4 d) {second[0]:.2f} n^2 d + {second[1]:.2f} n d^2: the "
-        "same two terms",
+        f"same two terms, with other constants: it takes {without_spread(min(ratios))} to "
+        f"{without_spread(max(ratios))} times the operations",
         conditions=(
-            f"with other constants: it takes {without_spread(min(ratios))} to {without_spread(max(ratios))} "
-            "times the operations",
-            "without the projections of self-attention, as in Table 1",
+            "the statement is of growth; by constants, which S4.10 is about, the convolution is cheaper",
+            "without the projections of self-attention, as in Table 1; the feed-forward layer by closed form",
         ),
     )
 
@@ -504,6 +555,7 @@ def _in_order(facts: Facts) -> Finding:
         verdict=SUPPORTED if holds else CONTRADICTED,
         effect=f"at n = {n:,.0f} a chain of {count(kernel[n])} operations, {kernel[n] / n:.2f} for each "
         f"position; with ideally many processors {count(depth[n])} steps",
+        conditions=("of an LSTM as it is computed here; linear recurrences can be computed in log n steps",),
     )
 
 
@@ -512,13 +564,21 @@ def _vanishing(facts: Facts) -> Finding:
     vanishing = all(row.conditions["decay"] == "exponential" and _end(row.high) < 0 for row in rows)
     flat = all(row.conditions["decay"] == "none" for row in rows)
     verdict = SUPPORTED if vanishing else CONTRADICTED if flat else UNDECIDED
-    conditions = []
+    conditions, others = [], []
     for subject in facts.subjects("signal"):
-        if subject != RECURRENT:
+        if subject.startswith(f"{RECURRENT}, "):
+            others += [f"with {subject.removeprefix(f'{RECURRENT}, ')}: {_decays(facts, subject)[-1]}"]
+        elif subject != RECURRENT:
             conditions += [f"{subject}: {text}" for text in _decays(facts, subject)]
+    conditions += [
+        f"{record.subject}: failed: {record.failure}"
+        for record in facts.records
+        if record.kind == "signal" and record.status == "failed"
+    ]
     return Finding(
         verdict=verdict,
-        effect="an LSTM before training: " + "; ".join(_decays(facts, RECURRENT)),
+        effect="an LSTM before training, as it is initialised (forget bias 1): "
+        + "; ".join([*_decays(facts, RECURRENT), *others]),
         conditions=(*conditions, "what is learned over a distance is claim S4.5"),
     )
 
@@ -534,10 +594,13 @@ def _decays(facts: Facts, subject: str) -> list[str]:
         side += f", {row.conditions['training']} training" if "training" in row.conditions else ""
         where = f"n = {longest:,.0f}, position {number(row, 'output'):,.0f}{side}"
         half = (_end(row.high) - _end(row.low)) / 2
-        found.append(
-            f"{row.conditions['decay']} decay, {with_half_width(row.value, half)} for each position ({where})"
-        )
+        found.append(f"{_decay(row)}, {with_half_width(row.value, half)} for each position ({where})")
     return found
+
+
+def _decay(row: Row) -> str:
+    kind = row.conditions["decay"]
+    return "no decay" if kind == "none" else f"{kind} decay"
 
 
 def _neighbourhood(facts: Facts) -> Finding:
@@ -581,7 +644,7 @@ def _parallel_training(facts: Facts) -> Finding:
         effect=f"kernel depth of a whole model under teacher forcing, n = {lengths[0]:,.0f} to "
         f"{lengths[-1]:,.0f}: "
         + ", ".join(f"{name} {count(first[name])} to {count(last[name])}" for name in series),
-        conditions=("what follows for tokens per second depends on the device: see the speed records",),
+        conditions=("what follows for tokens per second depends on the device: claim C.2",),
     )
 
 
@@ -609,8 +672,9 @@ CLAIMS: tuple[Claim, ...] = (
         number="S4.1",
         sentence="Three things decide between layers: operations per layer, how much of them has to run in "
         "order, and how long paths between positions are.",
-        prediction="the layers of Table 1 differ in all three",
-        test="growth of mixing operations and kernel depth, and longest path in hops, measured of each layer",
+        prediction="they tell the layers of Table 1 apart: no two grow alike in all three",
+        test=f"exponents in n of mixing operations, kernel depth and hops: a pair within {NEAR} in all three "
+        "contradicts",
         decide=_desiderata,
     ),
     Claim(
@@ -618,8 +682,8 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="A layer costs n^2 d (self-attention), n d^2 (recurrent), k n d^2 (convolutional), r n d "
         "(restricted self-attention).",
         prediction="exponents of n and d: 2 and 1, 1 and 2, 1 and 2, 1 and 1; of k and r: 1",
-        test=f"power laws through counted mixing operations: all within {NEAR} supports, one off by {FAR} "
-        "contradicts",
+        test="power laws through mixing operations, whose sum with the projections has to be what is "
+        f"counted: all within {NEAR} supports, one off by {FAR} contradicts",
         decide=_complexity,
     ),
     Claim(
@@ -696,8 +760,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         number="S4.12",
-        sentence="With k = n a separable convolution costs as much as self-attention with a feed-forward "
-        "layer.",
+        sentence="With k = n the cost of a separable convolution grows as that of self-attention with a "
+        "feed-forward layer.",
         prediction="both are a n^2 d + b n d^2",
         test="least squares on counted operations: both terms positive, and no point off by more than 1 %",
         decide=_same_terms,
@@ -719,8 +783,8 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         number="I.2",
-        sentence="In a recurrence gradients vanish over distance.",
-        prediction="exponential decay with distance, before training",
+        sentence="In a recurrence gradients vanish over distance (Hochreiter 1991; not in the paper itself).",
+        prediction="exponential decay with distance, before training, in an LSTM with a forget bias of 1",
         test="law of decay at every length and position: exponential and falling at all supports, no decay "
         "contradicts",
         decide=_vanishing,
@@ -755,5 +819,14 @@ CLAIMS: tuple[Claim, ...] = (
         f"for equal seconds (matched, or within {EQUAL_SECONDS:.0%}): higher than both in one at least and "
         "lower than another in none supports, the reverse contradicts",
         decide=translates_better,
+    ),
+    Claim(
+        number="C.2",
+        sentence="For translation the Transformer trains faster than recurrent or convolutional "
+        "architectures.",
+        prediction="fewer target tokens per second in ConvS2S and in an LSTM",
+        test="ratios of speed in the speed records of studies beside this one, beyond their A/A noise: fewer "
+        "in one at least and more in none supports, the reverse contradicts",
+        decide=trains_faster,
     ),
 )

@@ -26,19 +26,24 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
             columns=[
                 Column(title=("study",), is_text=True),
                 Column(title=("model",), is_text=True),
+                Column(title=("device",), is_text=True),
                 Column(title=("seeds",)),
-                Column(title=("test", "BLEU")),
+                Column(
+                    title=("BLEU",),
+                    note="BLEU: on the study's first test split; its signature is in the study's report.",
+                ),
                 Column(
                     title=("operations", "counted"),
                     note="Operations: counted, 2 per multiply-add, of all training steps, forward and "
-                    "backward, padding included.",
+                    "backward, padding included; validation and search are left out.",
                 ),
                 Column(title=("seconds",), note="Seconds: of the training steps, as run; median over seeds."),
                 Column(
                     title=("as the", "paper counts"),
-                    note="As the paper counts: seconds x devices x a sustained rate of operations. The paper "
-                    "assumes that rate for each kind of GPU; here it is the measured peak of matrix products "
-                    "on the same kind of device, so that the figure is an upper bound of what was computed.",
+                    note="As the paper counts: seconds x a sustained rate of operations, an estimate and no "
+                    "count. The paper assumes that rate for each kind of GPU; here it is the peak of matrix "
+                    "products that was measured on the same device and threads, and the figure is missing where "
+                    "none was.",
                 ),
             ],
             rows=rows,
@@ -65,17 +70,18 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
 
 
 def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]]:
-    match = f", equal {group.conditions.match}" if group.conditions.match else ""
+    conditions = group.conditions
+    match = f", equal {conditions.match}" if conditions.match else ""
     for cell in group.comparable:
         if not cell.done:
             continue
-        seconds = cell.median("train_seconds")
-        peak = _peak(facts, group.conditions.device)
-        counted = _operations(cell)
-        paper = None if seconds is None or peak is None else seconds * group.conditions.devices * peak
+        seconds, counted = cell.median("train_seconds"), _operations(cell)
+        peak = _peak(facts, cell)
+        paper = None if seconds is None or peak is None else seconds * peak
         yield [
             f"{study.name}{match}",
             cell.model,
+            f"{conditions.device}, {conditions.threads}",
             str(len(cell.done)),
             _bleu(group, cell),
             NOT_MEASURED if counted is None else f"{counted:.2e}",
@@ -89,10 +95,16 @@ def _operations(cell: Cell) -> float | None:
     return None if each is None or steps is None else each * steps
 
 
-def _peak(facts: Facts, device: str) -> float | None:
-    """Operations per second of matrix products, measured on such a device."""
+def _peak(facts: Facts, cell: Cell) -> float | None:
+    """Operations per second of matrix products, measured on the device that trained, with as many threads."""
+    trained = cell.done[0].provenance
     for record in facts.records:
-        if (record.kind, record.status, record.provenance.device) == ("utilisation", "done", device):
+        here = record.provenance
+        alike = (here.device, here.threads * here.devices) == (
+            trained.device,
+            trained.threads * trained.devices,
+        )
+        if (record.kind, record.status) == ("utilisation", "done") and alike:
             return next((row.value for row in record.rows if row.quantity == "peak"), None)
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +32,22 @@ class Facts:
 
     @staticmethod
     def of(study: StudyResults) -> Facts:
-        """All that a study and those beside it hold."""
-        return Facts(study.layer_records, study.train_records, study.beside)
+        """What a study and those beside it hold. Of each measurement the largest, where several scales lie in
+        one folder; of times those of one device, that with the most of them.
+        """
+        device = _most_timed(study.layer_records)
+        largest: dict[tuple[str, str], LayerRecord] = {}
+        for record in study.layer_records:
+            if record.timing_method is not None and _device(record) != device:
+                continue
+            key = (record.kind, record.subject)
+            known = largest.get(key)
+            if known is None or (record.status == "done", len(record.rows)) > (
+                known.status == "done",
+                len(known.rows),
+            ):
+                largest[key] = record
+        return Facts(list(largest.values()), study.train_records, study.beside)
 
     def rows(self, kind: LayerKind, subject: str, quantity: str, **conditions: Any) -> list[Row]:
         """Those that have all of `conditions`; Missing where there are none."""
@@ -86,6 +101,16 @@ class Facts:
         if not found:
             raise Missing(f"the time of {layer} was not measured")
         return found
+
+
+def _device(record: LayerRecord) -> tuple[str, int, int]:
+    provenance = record.provenance
+    return provenance.device, provenance.devices, provenance.threads
+
+
+def _most_timed(records: Sequence[LayerRecord]) -> tuple[str, int, int] | None:
+    found = Counter(_device(record) for record in records if record.timing_method is not None)
+    return max(found, key=lambda device: found[device]) if found else None
 
 
 def exponent(series: Mapping[float, float]) -> float:

@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmark.measure.significance import PairedComparison, compare_pairs, summarise
+from benchmark.measure.significance import EXACT_SEEDS, PairedComparison, compare_pairs, summarise
+from benchmark.record import SpeedRecord, SpeedRow
 from benchmark.report.budgets import quantity
 from benchmark.report.comparison import Cell, Group, groups
 from benchmark.report.rounding import count, with_half_width, without_spread
@@ -22,12 +23,15 @@ from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, W
 DISTANCE_TASKS = ("recall", "agreement")
 SHORT_PATHS, LONG_PATHS = "transformer", "lstm"
 """The models between which paths decide: 1 and n in Table 1."""
+LEARNED = 80.0
+"""Accuracy in percent at the smallest distance from which on a model has learned a task."""
 EQUAL_SECONDS = 0.15
 """By which the training seconds of rows may differ and still be equal."""
 MOST = 0.5
 """Share of its weight that a head puts at one distance to be called a head of that distance."""
 
 FIRST_HIGHER, SECOND_HIGHER = "first higher", "second higher"
+_WORDS: Mapping[str, Word] = {FIRST_HIGHER: SUPPORTED, SECOND_HIGHER: CONTRADICTED}
 
 
 # S4.5
@@ -51,7 +55,8 @@ def learned_over_distance(facts: Facts) -> Finding:
     fall = _compared([(_falls(long), _falls(short)) for short, long in sides])
     effects, words = [], []
     for task, at_far, falls in zip(every, far, fall, strict=True):
-        words.append(_of_task(at_far, falls))
+        near = {model: statistics.fmean(_ends(found)[0].values()) for model, found in every[task].items()}
+        words.append(_of_task(at_far, falls, near))
         nearest, farthest = _trained_ends(every[task][SHORT_PATHS])
         shown = [
             f"{model} {_mean(_ends(found)[1])} (from {_mean(_ends(found)[0])})"
@@ -61,22 +66,37 @@ def learned_over_distance(facts: Facts) -> Finding:
             f"{task}, accuracy % at distance {farthest} (from distance {nearest}): {', '.join(shown)}: "
             f"{_named(at_far)}; falls: {_named(falls, LONG_PATHS, SHORT_PATHS, 'falls more')}"
         )
-    verdict = UNDECIDED
-    if SUPPORTED in words and CONTRADICTED not in words:
-        verdict = SUPPORTED
-    elif CONTRADICTED in words and SUPPORTED not in words:
-        verdict = CONTRADICTED
-    return Finding(verdict=verdict, effect="; ".join(effects), conditions=tuple(_furtherdistances(facts)))
+    return Finding(
+        verdict=_together(words),
+        effect="; ".join(effects),
+        conditions=(
+            *_further_distances(facts),
+            *_unsuccessful(facts),
+            "all three attend from the target to the source: a word of the source is one hop from the "
+            "answer; what paths within the encoder decide is what it brings together there",
+        ),
+    )
 
 
-def _of_task(far: PairedComparison, fall: PairedComparison) -> Word:
-    """A model that learned nothing falls by nothing: the far distance itself has to be learned better."""
-    if far.words() == SECOND_HIGHER:
+def _of_task(far: PairedComparison, fall: PairedComparison, near: Mapping[str, float]) -> Word:
+    """A model that learned nothing falls by nothing: the far distance itself has to be learned better. And
+    who is behind there must have learned the task at the smallest distance: else more training decides.
+    """
+    if far.words() == SECOND_HIGHER and near[SHORT_PATHS] >= LEARNED:
         return CONTRADICTED
-    return SUPPORTED if far.words() == fall.words() == FIRST_HIGHER else UNDECIDED
+    if far.words() == fall.words() == FIRST_HIGHER and near[LONG_PATHS] >= LEARNED:
+        return SUPPORTED
+    return UNDECIDED
 
 
-def _furtherdistances(facts: Facts) -> Iterator[str]:
+def _unsuccessful(facts: Facts) -> Iterator[str]:
+    lost = [run for run in facts.runs if run.task_name in DISTANCE_TASKS and run.status != "done"]
+    if lost:
+        names = ", ".join(f"{run.model_name} on {run.task_name} seed {run.seed}" for run in lost)
+        yield f"failed or diverged, and in no figure: {names}"
+
+
+def _further_distances(facts: Facts) -> Iterator[str]:
     for task in DISTANCE_TASKS:
         for model in dict.fromkeys(run.model_name for run in facts.runs):
             try:
@@ -102,8 +122,10 @@ def distances(facts: Facts, task: str, model: str) -> Distances:
             name, _, rest = score.split.partition("_")
             distance, _, inside = rest.partition("_")
             if name == "distance" and score.metric == "sequence_accuracy" and distance.isdigit():
-                where = trained if inside == "trained" else beyond
-                where.setdefault(int(distance), {})[run.seed] = score.value
+                where = (trained if inside == "trained" else beyond).setdefault(int(distance), {})
+                if run.seed in where:
+                    raise Missing(f"{model} was trained on {task} several times with seed {run.seed}")
+                where[run.seed] = score.value
     if len(trained) < 2:
         raise Missing(f"no {model} was trained on {task}; the scales standard and full train them")
     return Distances(dict(sorted(trained.items())), dict(sorted(beyond.items())))
@@ -128,48 +150,79 @@ def _falls(found: Distances) -> dict[int, float]:
 
 def heads_differ(facts: Facts) -> Finding:
     """Divergence of the heads of a Transformer's encoder, after training against before, over seeds."""
-    before: dict[int, list[float]] = {}
-    after: dict[int, list[float]] = {}
+    every = _by_task(facts, "head divergence")
+    if not every:
+        raise Missing("the attention of no trained model was measured; the scales standard and full do it")
+    compared = _compared([(means["after"], means["before"]) for means in every.values()])
+    effects = [
+        f"{task}: {_mean(means['before'])} before training, {_mean(means['after'])} after: "
+        f"{_named(one, 'after', 'before')}"
+        for (task, means), one in zip(every.items(), compared, strict=True)
+    ]
+    return Finding(
+        verdict=_together([_WORDS.get(one.words(), UNDECIDED) for one in compared]),
+        effect=f"divergence of the heads of an encoder layer, bits: {'; '.join(effects)}",
+        conditions=(
+            *_sharpness(facts),
+            *_roles(facts),
+            "whether a person can read them is not measured",
+        ),
+    )
+
+
+def _by_task(facts: Facts, quantity: str) -> dict[str, dict[str, dict[int, float]]]:
+    """Of a Transformer's encoder: mean over layers and heads by task, before or after training, and seed."""
+    found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for record in facts.records:
         if (record.kind, record.status) != ("attention", "done"):
             continue
         for row in record.rows:
-            if row.quantity == "head divergence" and row.conditions.get("part") == "encoder":
-                side = after if row.conditions["training"] == "after" else before
+            if row.quantity == quantity and row.conditions.get("part") == "encoder":
+                sides = found.setdefault(str(record.settings.get("task")), {"before": {}, "after": {}})
+                side = sides[str(row.conditions["training"])]
                 side.setdefault(int(number_of(record.settings, "seed")), []).append(row.value)
-    if not after:
-        raise Missing("the attention of no trained model was measured; the scales standard and full do it")
-    means = [{seed: statistics.fmean(values) for seed, values in side.items()} for side in (after, before)]
-    (compared,) = _compared([(means[0], means[1])])
-    verdict = {FIRST_HIGHER: SUPPORTED, SECOND_HIGHER: CONTRADICTED}.get(compared.words(), UNDECIDED)
-    return Finding(
-        verdict=verdict,
-        effect=f"divergence of the heads of an encoder layer, bits: {_mean(means[1])} before training, "
-        f"{_mean(means[0])} after: {_named(compared, 'after', 'before')}",
-        conditions=tuple(_roles(facts)),
-    )
+    return {
+        task: {
+            training: {seed: statistics.fmean(values) for seed, values in side.items()}
+            for training, side in sides.items()
+        }
+        for task, sides in found.items()
+    }
+
+
+def _sharpness(facts: Facts) -> Iterator[str]:
+    for task, means in _by_task(facts, "entropy of a head").items():
+        yield (
+            f"{task}: the entropy of a head goes from {_mean(means['before'])} to {_mean(means['after'])} "
+            "bits; sharper heads are further apart also where they look at words by chance"
+        )
 
 
 def _roles(facts: Facts) -> Iterator[str]:
     """How many heads look at one distance most of the time: a role that anyone can read."""
+    counts: dict[str, dict[str, list[tuple[int, int]]]] = {}
     for record in facts.records:
-        if (record.kind, record.status) != ("attention", "done") or number_of(record.settings, "seed"):
+        if (record.kind, record.status) != ("attention", "done"):
             continue
-        shown = []
         for training in ("before", "after"):
             rows = [
                 row
                 for row in record.rows
                 if row.quantity == "share at one distance" and row.conditions["training"] == training
             ]
-            having = [row for row in rows if row.value > MOST]
             if rows:
-                shown.append(f"{training} training {len(having)} of {len(rows)}")
-        if shown:
-            yield (
-                f"{record.subject}: heads of self-attention with more than {MOST:.0%} of their weight at one "
-                f"distance: {', '.join(shown)}"
-            )
+                having = sum(row.value > MOST for row in rows)
+                sides = counts.setdefault(str(record.settings.get("task")), {"before": [], "after": []})
+                sides[training].append((having, len(rows)))
+    for task, sides in counts.items():
+        shown = [
+            f"{training} {without_spread(statistics.fmean(one for one, _ in found))} of {found[0][1]}"
+            for training, found in sides.items()
+        ]
+        yield (
+            f"{task}: encoder heads with more than {MOST:.0%} of their weight at one distance, mean over "
+            f"{len(sides['after'])} seeds, before training and after: {', '.join(shown)}"
+        )
 
 
 # C.1
@@ -201,12 +254,7 @@ def translates_better(facts: Facts) -> Finding:
             "no study of translation with equal seconds lies beside this one; `seqbench run multi30k-en-de` "
             "or `grammar-translation` makes one"
         )
-    verdict = UNDECIDED
-    if SUPPORTED in words and CONTRADICTED not in words:
-        verdict = SUPPORTED
-    elif CONTRADICTED in words and SUPPORTED not in words:
-        verdict = CONTRADICTED
-    return Finding(verdict=verdict, effect="; ".join(effects), conditions=tuple(conditions))
+    return Finding(verdict=_together(words), effect="; ".join(effects), conditions=tuple(conditions))
 
 
 def _translations(facts: Facts) -> Iterator[tuple[str, Group, Family]]:
@@ -224,8 +272,8 @@ def _translations(facts: Facts) -> Iterator[tuple[str, Group, Family]]:
 
 
 def _are_equal(group: Group, seconds: Sequence[float]) -> bool:
-    if group.conditions.match:
-        return group.conditions.match == "seconds"
+    if group.conditions.match not in ("", "seconds"):
+        return False
     return bool(seconds) and min(seconds) > 0 and max(seconds) / min(seconds) <= 1 + EQUAL_SECONDS
 
 
@@ -257,14 +305,71 @@ def _score(cell: Cell, family: Family) -> str:
     return with_half_width(score.mean, score.half_width) if score.half_width else without_spread(score.mean)
 
 
+# C.2
+
+
+def trains_faster(facts: Facts) -> Finding:
+    """Training speed of each other model against the Transformer, in interleaved rounds of one process."""
+    words: list[Word] = []
+    effects = []
+    for study in facts.beside:
+        for record in study.speed_records:
+            noise = _noise_of(record)
+            for other, row in _speed_ratios(record):
+                assert row.low is not None and row.high is not None
+                half = (row.high - row.low) / 2
+                words.append(
+                    CONTRADICTED if row.low > noise else SUPPORTED if row.high < 1 / noise else UNDECIDED
+                )
+                marked = ", the machine was shared" if record.noisy else ""
+                effects.append(
+                    f"{study.name}: {other} {with_half_width(row.value, half)} times "
+                    f"(A/A {noise:.3f}, {record.provenance.device}{marked})"
+                )
+    if not words:
+        raise Missing("no speed record lies beside this study; `seqbench run speed` makes one")
+    return Finding(
+        verdict=_together(words),
+        effect=f"target tokens/s of training against the Transformer's: {'; '.join(effects)}",
+        conditions=("in equal batches; what they are worth in quality is claim C.1",),
+    )
+
+
+def _speed_ratios(record: SpeedRecord) -> Iterator[tuple[str, SpeedRow]]:
+    """Rows of other architectures against the Transformer."""
+    kinds = {
+        name: model.get("name")
+        for name, one in record.experiments.items()
+        if isinstance(model := one.get("model"), dict)
+    }
+    for row in record.rows:
+        against = kinds.get(str(row.conditions.get("baseline"))) == SHORT_PATHS
+        other = kinds.get(row.model) not in (None, SHORT_PATHS)
+        if (row.phase, row.quantity) == ("train", "speed_ratio") and against and other:
+            yield row.model, row
+
+
+def _noise_of(record: SpeedRecord) -> float:
+    """The factor by which a model differs from itself."""
+    ratios = [row.value for row in record.rows if row.quantity == "noise_floor"]
+    return max((max(one, 1 / one) for one in ratios if one > 0), default=1.0)
+
+
 # In common
+
+
+def _together(words: Sequence[Word]) -> Word:
+    """Supported where one is and none is contradicted, and the other way round."""
+    if SUPPORTED in words and CONTRADICTED not in words:
+        return SUPPORTED
+    return CONTRADICTED if CONTRADICTED in words and SUPPORTED not in words else UNDECIDED
 
 
 def _compared(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[PairedComparison]:
     """Over the seeds that both of a pair have; Missing where they have none."""
     values = []
     for first, second in pairs:
-        seeds = sorted(first.keys() & second.keys())
+        seeds = sorted(first.keys() & second.keys())[:EXACT_SEEDS]
         if not seeds:
             raise Missing("no seed was trained for both of what is compared")
         values.append(([first[seed] for seed in seeds], [second[seed] for seed in seeds]))

@@ -78,7 +78,8 @@ def table_1(facts: Facts) -> Table:
             Column(
                 title=("hops",),
                 note="Hops: layers, or recurrent cells, on the longest of the shortest paths between two "
-                "positions, in the smallest stack that connects all of them; convolutions dilated.",
+                "positions, in the smallest stack that connects all of them (convolutions dilated); depth is of "
+                "one layer.",
             ),
             Column(
                 title=("steps",),
@@ -99,10 +100,22 @@ def table_1(facts: Facts) -> Table:
 
 def _heading(facts: Facts) -> list[str]:
     lines = []
-    for kind in ("span", "path", "complexity"):
-        lengths = sorted({number(row, "n") for one in facts.records if one.kind == kind for row in one.rows})
+    for kind, subject, what in (
+        ("span", ATTENTION, "depth"),
+        ("path", ATTENTION, "paths"),
+        ("path", DILATED, "paths of dilated convolutions"),
+        ("complexity", ATTENTION, "operations"),
+    ):
+        lengths = sorted(
+            {
+                number(row, "n")
+                for one in facts.records
+                if (one.kind, one.subject) == (kind, subject)
+                for row in one.rows
+            }
+        )
         if lengths:
-            lines.append(f"{kind}: n from {lengths[0]:,.0f} to {lengths[-1]:,.0f}")
+            lines.append(f"{what}: n from {lengths[0]:,.0f} to {lengths[-1]:,.0f}")
     for record in facts.records:
         if record.kind == "time" and record.status == "done":
             provenance = record.provenance

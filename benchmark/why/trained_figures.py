@@ -57,7 +57,7 @@ def accuracy(facts: Facts) -> tuple[Figure, str]:
 
 
 def signal(facts: Facts) -> tuple[Figure, str]:
-    """From the source, before training and after, of one seed of each model on each task."""
+    """From the source, before training and after, of each model on each task."""
     records = [
         record
         for record in facts.records
@@ -66,10 +66,18 @@ def signal(facts: Facts) -> tuple[Figure, str]:
     ]
     if not records:
         raise Missing("no signal of a trained model was measured")
+    by_model: dict[str, list[LayerRecord]] = {}
+    for record in records:
+        by_model.setdefault(record.subject.partition(", seed")[0], []).append(record)
+    size = (2.7 * len(by_model), 2.6)
     figure, axes = plt.subplots(
-        1, len(records), figsize=(2.7 * len(records), 2.6), layout="constrained", sharey=True, squeeze=False
+        1, len(by_model), figsize=size, layout="constrained", sharey=True, squeeze=False
     )
-    for axis, record in zip(axes[0], records, strict=True):
+    for axis, (name, record) in (
+        (axis, (name, record))
+        for axis, (name, seeds) in zip(axes[0], by_model.items(), strict=True)
+        for record in seeds
+    ):
         rows = [row for row in record.rows if row.quantity == "norm" and row.conditions["from"] == "source"]
         longest = max(number(row, "n") for row in rows)
         for training, color, line in (("after", "#0072b2", "-"), ("before", "#d55e00", "--")):
@@ -79,14 +87,15 @@ def signal(facts: Facts) -> tuple[Figure, str]:
                 if row.conditions["training"] == training and row.conditions["n"] == longest and row.value > 0
             ]
             if points:
-                axis.plot(*zip(*points, strict=True), line, color=color, label=f"{training} training")
-        axis.set_title(record.subject.replace(" on ", "\non "), fontsize=7)
+                label = f"{training} training" if record is by_model[name][0] else None
+                axis.plot(*zip(*points, strict=True), line, color=color, linewidth=0.7, label=label)
+        axis.set_title(name.replace(" on ", "\non "), fontsize=7)
         axis.set_yscale("log")
         axis.set_xlabel("distance")
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("norm of d output / d source")
     axes[0][0].legend(fontsize=6)
-    return figure, "What reaches the last target word from the source, before training and after."
+    return figure, "What reaches the answer from the source, before training and after; a line for each seed."
 
 
 def heads(facts: Facts) -> tuple[Figure, str]:

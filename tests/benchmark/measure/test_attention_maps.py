@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.measure.attention_maps import attention_maps, entropy, head_divergence, offset_shares
-from models import BEGIN, convs2s, lstm, transformer
+from models import BEGIN, Memory, Seq2SeqModel, State, convs2s, lstm, transformer
 from models.layers import attention as attention_module
 
 SOURCE = torch.tensor([7, 5, 9, 8, 6, 3])
@@ -78,6 +78,47 @@ def test_models_without_self_attention_have_maps_of_the_source_alone(model: Any,
     for one in maps:
         assert one.weights.shape == (1, len(TARGET_IN), len(SOURCE))
         torch.testing.assert_close(one.weights.sum(-1), torch.ones(1, len(TARGET_IN)))
+
+
+class WithTorchAttention(Seq2SeqModel):
+    """A user's model, of PyTorch's own layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(20, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 24, 0.0, batch_first=True)
+        self.across = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def encode(self, source: Tensor, source_mask: Tensor) -> Memory:
+        memory = Memory(source_mask)
+        self.hidden = self.layer(self.words(source), src_key_padding_mask=~source_mask)
+        return memory
+
+    def decode(self, target_in: Tensor, memory: Memory) -> Tensor:
+        return self.across(self.words(target_in), self.hidden, self.hidden, need_weights=False)[0]
+
+    def start(self, memory: Memory) -> State:
+        raise NotImplementedError
+
+    def decode_step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        raise NotImplementedError
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def test_pytorch_s_own_attention_is_seen_as_well() -> None:
+    torch.manual_seed(0)
+    model = WithTorchAttention().eval()
+    encoder, source = attention_maps(model, SOURCE, TARGET_IN)
+    assert (encoder.part, encoder.weights.shape) == ("encoder", (2, 6, 6))
+    assert (source.part, source.weights.shape) == ("source", (2, 4, 6))
+    with torch.no_grad():
+        words, queries = model.words(SOURCE[None]), model.words(TARGET_IN[None])
+        _, inside = model.layer.self_attn(words, words, words, average_attn_weights=False)
+        _, across = model.across(queries, model.hidden, model.hidden, average_attn_weights=False)
+    torch.testing.assert_close(encoder.weights, inside[0])
+    torch.testing.assert_close(source.weights, across[0])
 
 
 def test_a_watched_model_computes_what_it_computes_unwatched() -> None:

@@ -21,7 +21,7 @@ from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED
 from tests.benchmark.why.synthetic import records, row
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}
-NEEDS_TRAINING = ("S4.5", "S4.13", "C.1")
+NEEDS_TRAINING = ("S4.5", "S4.13", "C.1", "C.2")
 
 
 def finding(number, found):

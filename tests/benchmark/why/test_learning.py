@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from benchmark.record import LayerRecord, TrainRecord
+from benchmark.record import LayerRecord, SpeedRow, TrainRecord
 from benchmark.report.study_results import StudyResults
 from benchmark.why.claims import CLAIMS
 from benchmark.why.cost import tables_2_and_3
 from benchmark.why.facts import Facts
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
-from tests.benchmark.report.records import provenance, scores, train_record
+from tests.benchmark.report.records import provenance, scores, speed_record, train_record
 from tests.benchmark.why.synthetic import row
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}
@@ -54,10 +54,11 @@ GOOD, FALLS, NOTHING = (98.0, 95.0), (97.0, 40.0), (2.0, 1.8)
         ({"transformer": GOOD, "lstm": FALLS}, {"transformer": GOOD, "lstm": GOOD}, SUPPORTED),
         ({"transformer": GOOD, "lstm": FALLS}, {"transformer": FALLS, "lstm": GOOD}, UNDECIDED),
         ({"transformer": FALLS, "lstm": GOOD}, {"transformer": GOOD, "lstm": GOOD}, CONTRADICTED),
-        ({"transformer": NOTHING, "lstm": FALLS}, {"transformer": GOOD, "lstm": GOOD}, CONTRADICTED),
+        ({"transformer": NOTHING, "lstm": GOOD}, {"transformer": GOOD, "lstm": GOOD}, UNDECIDED),
+        ({"transformer": GOOD, "lstm": NOTHING}, {"transformer": GOOD, "lstm": GOOD}, UNDECIDED),
         ({"transformer": NOTHING, "lstm": NOTHING}, {"transformer": NOTHING, "lstm": NOTHING}, UNDECIDED),
     ],
-    ids=["both", "one", "split", "lstm", "transformer learned nothing", "nobody learned"],
+    ids=["both", "one", "split", "lstm", "transformer learned nothing", "lstm learned nothing", "nobody"],
 )
 def test_learning_over_a_distance(recall: Any, agreement: Any, verdict: str) -> None:
     facts = Facts([], [*runs("recall", **recall), *runs("agreement", **agreement)])
@@ -80,6 +81,7 @@ def heads(before: float, after: float, seeds: int = 7) -> list[LayerRecord]:
         for training, divergence, share in (("before", before, 0.2), ("after", after, 0.9)):
             where = {"part": "encoder", "layer": 1, "training": training}
             rows.append(row("head divergence", divergence + 0.01 * seed, heads=4, **where))
+            rows.append(row("entropy of a head", 2.0 - divergence, heads=4, **where))
             rows.append(row("share at one distance", share, head=1, offset=-1, **where))
         found.append(
             LayerRecord(
@@ -87,7 +89,7 @@ def heads(before: float, after: float, seeds: int = 7) -> list[LayerRecord]:
                 run_id=f"{seed:016x}",
                 study="why",
                 subject=f"transformer-small on recall, seed {seed}",
-                settings={"seed": seed},
+                settings={"seed": seed, "task": "recall"},
                 status="done",
                 provenance=provenance(),
                 rows=rows,
@@ -101,8 +103,45 @@ def test_heads() -> None:
     assert finding("S4.13", Facts(heads(0.8, 0.1))).verdict == CONTRADICTED
     few = finding("S4.13", Facts(heads(0.1, 0.8, 3)))
     assert few.verdict == UNDECIDED and "needs 6" in few.effect
-    (role,) = finding("S4.13", Facts(heads(0.1, 0.8))).conditions
-    assert "before training 0 of 1, after training 1 of 1" in role
+    sharpness, roles, _ = finding("S4.13", Facts(heads(0.1, 0.8))).conditions
+    assert "the entropy of a head goes from 1.90 ± 0.00 to 1.20 ± 0.00 bits" in sharpness
+    assert "mean over 7 seeds, before training and after: before 0 of 1, after 1.00 of 1" in roles
+
+
+def test_two_runs_of_one_seed_and_runs_that_failed_are_said() -> None:
+    every = [one for task in ("recall", "agreement") for one in runs(task, transformer=GOOD, lstm=FALLS)]
+    twice = finding("S4.5", Facts([], [*every, *runs("recall", 1, transformer=GOOD)]))
+    assert twice.verdict == UNDECIDED
+    assert twice.effect == "transformer was trained on recall several times with seed 0"
+    lost = train_record("f" * 16, "lstm-small", seed=9, task_name="recall", status="diverged")
+    found = finding("S4.5", Facts([], [*every, lost]))
+    assert "failed or diverged, and in no figure: lstm on recall seed 9" in found.conditions
+
+
+def speeds(ratio: float, noise: float = 1.02) -> StudyResults:
+    def ratio_of(model: str, value: float, baseline: str, quantity: str = "speed_ratio") -> SpeedRow:
+        return SpeedRow(
+            model=model, phase="train", quantity=quantity, value=value, unit="ratio",
+            low=0.98 * value, high=1.02 * value, conditions={"baseline": baseline},
+        )  # fmt: skip
+
+    rows = [
+        ratio_of("convs2s", ratio, "transformer"),
+        ratio_of("lstm", ratio, "transformer"),
+        ratio_of("lstm", 9.0, "plain form"),
+        ratio_of("transformer", noise, "transformer, itself", "noise_floor"),
+    ]
+    experiments = {name: {"model": {"name": name}} for name in ("transformer", "convs2s", "lstm")}
+    return StudyResults(name="speed", speed_records=(speed_record(rows=rows, experiments=experiments),))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "noise", "verdict"),
+    [(0.8, 1.02, SUPPORTED), (1.3, 1.02, CONTRADICTED), (1.3, 1.4, UNDECIDED), (1.0, 1.0, UNDECIDED)],
+)
+def test_training_speed(ratio: float, noise: float, verdict: str) -> None:
+    found = finding("C.2", Facts([], [], [speeds(ratio, noise)]))
+    assert found.verdict == verdict, found.effect
 
 
 def translation(seeds: int = 7, match: str = "seconds", **bleu: float) -> StudyResults:
@@ -150,8 +189,9 @@ def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> 
     tables = list(tables_2_and_3(Facts([utilisation], [], [translation(transformer=36, lstm=33)])))
     measured, published = tables
     assert published.heading == ["not measured here"]
-    study, model, seeds, bleu, counted, seconds, paper = measured.rows[1]
+    study, model, device, seeds, bleu, counted, seconds, paper = measured.rows[1]
     assert (study, model, seeds) == ("multi30k-en-de, equal seconds", "transformer-small", "7")
+    assert device == "A Processor @ 2.00GHz, 2"
     assert bleu.startswith("36.15 ")
     assert float(counted) == pytest.approx(2e9 * 5000)
     assert float(paper) == pytest.approx(float(seconds) * 1e11, rel=0.01)

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from benchmark.checkpoint import AVERAGED, load, save, weights_sha256
 from benchmark.cli import app
 from benchmark.config import ROOT, UserError
-from benchmark.measure.layers import signal_rows, span_rows
+from benchmark.measure.layers import span_rows
 from benchmark.measure.signal import model_signal, random_words
 from benchmark.measure.span import model_paths, model_span
+from benchmark.measure.trained_rows import trained_signal_rows
 from benchmark.record import LayerRecord
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.trained import trained_model, trained_record
@@ -28,7 +29,7 @@ from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
 from benchmark.why.page import findings, terminal_page, write_page
 from models import lstm
-from tests.benchmark.training_run import experiment, run
+from tests.benchmark.training_run import experiment, options, run
 from tests.benchmark.why.synthetic import records
 
 TINY = Grid(
@@ -224,8 +225,9 @@ def test_without_records_all_is_undecided_and_the_page_is_written_all_the_same(t
 
 def test_a_trained_run_is_measured_with_the_weights_that_were_scored(tmp_path):
     folder = trained(tmp_path, "lstm")
-    settings = {"run": str(folder), "vocabulary_size": 40, "lengths": [8]}
-    rows = list(signal_rows({**settings, "vocabulary_size": trained_record(folder).vocabulary_size}))
+    words = trained_record(folder).vocabulary_size
+    settings = {"run": f"study/runs/{folder.name}", "vocabulary_size": words, "lengths": [8]}
+    rows = list(trained_signal_rows(settings, options(tmp_path)))
     sides = {(row.conditions["from"], row.conditions["training"]) for row in rows}
     assert sides == set(itertools.product(("source", "target"), ("before", "after")))
     (cell,) = cells.trained_cells(tmp_path / "results", [folder])
