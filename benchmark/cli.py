@@ -591,6 +591,10 @@ def report(
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
     if output is not None and form in (Form.html, Form.json, Form.svg, Form.png) and len(folders) > 1:
         raise UserError(f"--output: one study at a time with --format {form.value}; got {len(folders)}")
+    into_folder = form in (Form.html, Form.svg, Form.png)
+    if output is not None and output.exists() and output.is_dir() != into_folder:
+        kind = ("a file", "a folder") if into_folder else ("a folder", "a file")
+        raise UserError(f"--output: {output} is {kind[0]}; --format {form.value} makes {kind[1]}")
     if across_devices and form is Form.wandb:
         raise UserError("--across-devices: is not part of --format wandb; leave one of the two out")
     code, texts = 0, []
@@ -601,7 +605,10 @@ def report(
             code = max(code, _rebuild_wandb(folder, output))
             continue
         loaded = load_study(folder, across_devices=across_devices)
-        code = max(code, 3 if loaded.unreadable or loaded.is_broken else 0)
+        code = max(code, 3 if loaded.unreadable or loaded.is_broken or not loaded.has_results else 0)
+        if form is not Form.html:
+            for line in loaded.unreadable:
+                say(f"left out: {line}")
         if form is Form.html:
             page = _page(loaded, folder, output, _data_directory(data_directory), trust_code)
             show(str(page))

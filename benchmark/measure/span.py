@@ -201,6 +201,9 @@ class ModelPaths:
 def model_paths(model: Seq2SeqModel, source_length: int, target_length: int) -> ModelPaths:
     """Of a model on one sentence pair; errors as `layer_span`."""
     source, mask, target = _words(source_length, target_length)
+    longer, longer_mask, _ = _words(source_length + 1, target_length)
+    with torch.no_grad(), as_traced(model):
+        other = model.encode(longer, longer_mask)
     with torch.no_grad(), as_traced(model), Recorder(sources=source_length + target_length) as recorder:
         for position in range(source_length):
             recorder.source(position, source[:, position])
@@ -210,7 +213,7 @@ def model_paths(model: Seq2SeqModel, source_length: int, target_length: int) -> 
         hidden = model.decode(target, memory)
     words, before = range(source_length), range(target_length)
     reached = _paths((*words, *before), recorder.reached(hidden), 1)
-    encoded = _of_memory(recorder, memory, source_length)
+    encoded = _of_memory(recorder, memory, other)
     return ModelPaths(
         encoder=_some(encoded, 0, source_length),
         source_to_target=_some(reached, 0, source_length),
@@ -291,12 +294,15 @@ def _some(paths: Paths, first: int, last: int) -> Paths:
     )
 
 
-def _of_memory(recorder: Recorder, memory: Memory, length: int) -> Paths:
-    """To what the decoder reads of each source position, whichever fields hold it."""
+def _of_memory(recorder: Recorder, memory: Memory, other: Memory) -> Paths:
+    """To what the decoder reads of each source position, whichever fields hold it.
+
+    `other` is that of a source of one word more: what grows with it are the positions.
+    """
     found: list[Paths] = []
     every = tuple(range(recorder.sources))
-    for tensor in _tensors(memory):
-        axes = [axis for axis in range(1, tensor.dim()) if tensor.shape[axis] == length]
+    for tensor, longer in zip(_tensors(memory), _tensors(other), strict=True):
+        axes = [axis for axis in range(1, tensor.dim()) if tensor.shape[axis] != longer.shape[axis]]
         if axes and recorder.is_reached(tensor):
             found.append(_paths(every, recorder.reached(tensor), axes[0]))
     if not found:

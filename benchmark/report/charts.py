@@ -13,6 +13,7 @@ from benchmark.measure.significance import summarise
 from benchmark.record import LayerRecord, Row, SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.comparison import SEVERAL, Cell, Group, group_titles
 from benchmark.report.layout import metric_title
+from benchmark.report.rounding import without_spread
 from benchmark.report.significance import row_name, score_name
 from benchmark.report.study_results import StudyResults
 from tasks import VALIDATION
@@ -60,21 +61,34 @@ def study_charts(study: StudyResults, curves: Mapping[str, TrainRecord]) -> list
     groups = study.groups
     found: list[Chart | None] = []
     for number, (title, group) in enumerate(zip(group_titles(study.name, groups), groups, strict=True), 1):
-        found += [quality_and_speed(number, title, group), learning_curves(number, title, group, curves)]
+        found.append(quality_and_speed(number, title, group, study.speed_records))
+        found.append(learning_curves(number, title, group, curves))
         found.append(distances(number, title, group))
     for record in study.speed_records:
         found += speeds(record) if record.status == "done" else []
     return [chart for chart in (*found, *layers(study.layer_records)) if chart is not None]
 
 
-def quality_and_speed(number: int, title: str, group: Group) -> Chart | None:
-    """Score against speed as run, a point for each row."""
+def quality_and_speed(
+    number: int, title: str, group: Group, speed_records: Sequence[SpeedRecord] = ()
+) -> Chart | None:
+    """Score against speed, a point for each row: of a speed record of the same device where there is one, and
+    as run.
+    """
+    compared = {
+        row.model: row.value
+        for record in speed_records
+        if record.status == "done" and record.provenance.device == group.conditions.device
+        for row in record.rows
+        if (row.phase, row.quantity) == ("train", "target_tokens_per_second")
+    }
     scores = [key for key in group.scored if key[0] != VALIDATION] or group.scored
     points: list[Point] = []
     for cell in group.comparable:
         point: Point = {
             "series": cell.model,
             "label": row_name(cell),
+            "compared": compared.get(cell.model),
             "train": cell.median("train_target_tokens_per_second"),
             "generate": cell.median("generate_sentences_per_second"),
             "parameters": cell.median("parameters"),
@@ -87,6 +101,7 @@ def quality_and_speed(number: int, title: str, group: Group) -> Chart | None:
     if len(points) < 2 or not scores:
         return None
     possible = (
+        Axis(field="compared", label="training in interleaved rounds, target tokens/s"),
         Axis(field="train", label="training as run, target tokens/s"),
         Axis(field="generate", label="generation as run, sentences/s"),
         Axis(field="seconds", label="training, s"),
@@ -254,8 +269,14 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
         mine = [record for record in records if record.kind == kind and record.status == "done"]
         points: list[Point] = []
         units: dict[str, None] = {}
+        widths = set[float | None]()
         for record in mine:
             rows = [row for row in record.rows if row.quantity == quantity and "n" in row.conditions]
+            widest = max(
+                (_number(row.conditions["d"]) for row in rows if "d" in row.conditions), default=None
+            )
+            rows = [row for row in rows if row.conditions.get("d") == widest]
+            widths.add(widest)
             varying = _varying(rows)
             for row in sorted(rows, key=lambda row: _number(row.conditions["n"])):
                 units[row.unit] = None
@@ -277,14 +298,15 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
                     name=f"layers-{kind}",
                     section="layers",
                     title=title,
-                    caption="Of untrained layers and models; bands are 95 % intervals over rounds.",
+                    caption="Of untrained layers and models; counted, and so without an interval."
+                    + "".join(f" Width d = {width:,.0f}." for width in widths if width is not None),
                     kind="curves",
                     points=points,
                     x=[Axis(field="x", label="length n, positions", log=True)],
                     y=[
                         Axis(
                             field="value",
-                            label=f"{words}, {unit}" if unit not in ("", "1") else words,
+                            label=words if unit in ("", "1", words) else f"{words}, {unit}",
                             log=True,
                             low="low",
                             high="high",
@@ -305,7 +327,14 @@ def _varying(rows: Iterable[Row]) -> list[str]:
 
 
 def _told(conditions: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {value}" for name, value in conditions.items()]
+    """Conditions in words; what is only true or false says nothing in a chart."""
+    told = []
+    for name, value in conditions.items():
+        if isinstance(value, bool):
+            continue
+        text = without_spread(value) if isinstance(value, float) else str(value)
+        told.append(f"{name.replace('_', ' ')} {text}")
+    return told
 
 
 def _number(value: Any) -> float:

@@ -224,8 +224,22 @@ def group_titles(study: str, every: Sequence[Group]) -> list[str]:
             if conditions.threads:
                 title += f", {conditions.threads:,} thread{'' if conditions.threads == 1 else 's'}"
             title += ")"
+        unsigned = replace(conditions, signatures=())
+        alike = [other for other in every if replace(other.conditions, signatures=()) == unsigned]
+        if len(alike) > 1:
+            title += f" [{', '.join(_apart(conditions, alike))}]"
         titles.append(title)
     return titles
+
+
+def _apart(conditions: Conditions, alike: Sequence[Group]) -> list[str]:
+    """Of the signatures of a table, the parts that not all tables of its kind have."""
+
+    def parts(one: Conditions) -> list[str]:
+        return [f"{metric} {part}" for metric, text in one.signatures for part in text.split("|")]
+
+    common = set.intersection(*(set(parts(other.conditions)) for other in alike))
+    return [part for part in parts(conditions) if part not in common] or ["no scores"]
 
 
 def rows(all_groups: Sequence[Group]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmark.report.charts import Axis, Chart, Point, study_charts
 from benchmark.report.curves import with_curves
@@ -21,6 +22,8 @@ from benchmark.store import StorageError
 Form = Literal["svg", "png"]
 WIDTH, HEIGHT = 3.35, 2.7
 """Inches: one column of two on a page of A4 or letter."""
+LEGEND_HEIGHT = 0.16
+"""Inches of one of many lines of a legend."""
 LINE_HEIGHT = 0.17
 """Inches of one of many intervals below each other."""
 DOTS_PER_INCH = 300
@@ -58,6 +61,11 @@ def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: F
                     figure.savefig(path, dpi=DOTS_PER_INCH, metadata=_without_date(form))
                     plt.close(figure)
                     written.append(path)
+        if study.layer_records:
+            from benchmark.why.facts import Facts
+            from benchmark.why.figures import draw
+
+            written += [folder / name for name, _ in draw(Facts.of(study), folder, form)]
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
     return written
@@ -86,7 +94,7 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None) -> Figure:
         return _intervals(chart.points, x)
     figure, axis = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for number, name in enumerate(_names(chart.points)):
-        color, mark = COLORS[number % len(COLORS)], MARKS[number % len(MARKS)]
+        color, mark = COLORS[number % len(COLORS)], MARKS[(number + number // len(COLORS)) % len(MARKS)]
         mine = [point for point in chart.points if point["series"] == name]
         mine = [point for point in mine if point.get(x.field) is not None and point.get(y.field) is not None]
         if not mine:
@@ -105,13 +113,26 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None) -> Figure:
                 across, up, yerr=error, color=color, marker=mark, markersize=4, linestyle="", capsize=2,
                 label=name,
             )  # fmt: skip
-    for one, side in ((x, "x"), (y, "y")):
-        getattr(axis, f"set_{side}label")(one.label)
+    axis.set_xlabel(x.label)
+    axis.set_ylabel(y.label)
+    for one, side, scale in ((x, axis.xaxis, axis.set_xscale), (y, axis.yaxis, axis.set_yscale)):
         if one.log:
-            getattr(axis, f"set_{side}scale")("log")
-    columns = 2 if max(map(len, _names(chart.points)), default=0) < 28 else 1
+            scale("log")
+            _plain_ticks(side)
+    names = _names(chart.points)
+    columns = 2 if max(map(len, names), default=0) < 28 else 1
+    lines = -(-len(names) // columns)
+    # as much taller as a long legend needs
+    figure.set_size_inches(WIDTH, HEIGHT + LEGEND_HEIGHT * max(0, lines - 2))
     figure.legend(loc="outside lower center", ncol=columns)
     return figure
+
+
+def _plain_ticks(side: Any) -> None:
+    """Numbers as they are, in place of powers of ten, also where less than one of ten is shown."""
+    side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    side.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,g}"))
+    side.set_minor_formatter(NullFormatter())
 
 
 def _intervals(points: Sequence[Point], x: Axis) -> Figure:
@@ -131,6 +152,7 @@ def _intervals(points: Sequence[Point], x: Axis) -> Figure:
     axis.set_xlabel(x.label)
     if x.log:
         axis.set_xscale("log")
+        _plain_ticks(axis.xaxis)
     return figure
 
 

@@ -50,6 +50,13 @@ class StudyResults:
         """Whether a row is not what its match promises."""
         return any(cell.invalid for group in self.groups for cell in group.cells)
 
+    @property
+    def has_results(self) -> bool:
+        """Whether anything in it is done."""
+        runs = any(record.status == "done" for record in (*self.train_records, *self.trials))
+        speeds = any(record.status == "done" for record in self.speed_records)
+        return runs or speeds or any(record.status == "done" for record in self.layer_records)
+
     @cached_property
     def groups(self) -> list[Group]:
         """The tables of its runs."""

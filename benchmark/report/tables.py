@@ -30,7 +30,7 @@ from benchmark.report.layout import (
 from benchmark.report.published import published_tables
 from benchmark.report.rounding import count, with_half_width, without_spread
 from benchmark.report.search import search_tables
-from benchmark.report.significance import families, leaders, significance_tables
+from benchmark.report.significance import families, leaders, significance_tables, undecided_because
 from benchmark.report.study_results import StudyResults
 from benchmark.why.facts import Facts
 from benchmark.why.page import why_tables
@@ -90,8 +90,9 @@ def tables(study: StudyResults) -> list[Table]:
 
 
 def topics(study: StudyResults) -> list[str]:
-    """What published tables may stand beside: the tasks of its runs, and speed where it was measured."""
-    tasks = dict.fromkeys(record.task_preset for record in study.train_records)
+    """What published tables may stand beside: tasks with a test score, and speed where it was measured."""
+    tested = [one for one in study.train_records if any(score.split != VALIDATION for score in one.scores)]
+    tasks = dict.fromkeys(record.task_preset for record in tested)
     return [*tasks, *(["speed"] if any(one.status == "done" for one in study.speed_records) else [])]
 
 
@@ -319,6 +320,9 @@ def _heading(group: Group) -> list[str]:
     seeds = {_seeds(cell) for cell in group.cells}
     if len(seeds) == 1:
         lines.append(f"seeds: {'one seed' if seeds == {'one seed'} else seeds.pop()} for each row")
+    reason = undecided_because(group)
+    if reason and len(group.comparable) > 1:
+        lines.append(f"too little to tell any row from another: {reason}")
     lines += match_lines(group)
     return lines + [f"{metric_title(metric)}: {signature}" for metric, signature in conditions.signatures]
 
@@ -436,6 +440,7 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
             Table(
                 title=f"{record.study}: speed of generation, {record.task_preset or record.task_name}",
                 heading=[
+                    *_speed_heading(record, found)[:2],
                     "target tokens/s of untrained models, each made to produce as many words",
                     "limit: the time that the matrix products alone take at the measured peak",
                 ],

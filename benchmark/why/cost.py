@@ -42,8 +42,8 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
                     title=("as the", "paper counts"),
                     note="As the paper counts: seconds x a sustained rate of operations, an estimate and no "
                     "count. The paper assumes that rate for each kind of GPU; here it is the peak of matrix "
-                    "products that was measured on the same device and threads, and the figure is missing where "
-                    "none was.",
+                    "products that was measured on the same device and threads, and the figure is missing "
+                    "where none was.",
                 ),
             ],
             rows=rows,

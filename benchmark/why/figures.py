@@ -42,8 +42,8 @@ STYLE = {
 PLAIN = StrMethodFormatter("{x:,.0f}")
 
 
-def draw(facts: Facts, folder: Path) -> list[tuple[str, str]]:
-    """The figures that the records allow, as SVG; each file's name and caption."""
+def draw(facts: Facts, folder: Path, form: str = "svg") -> list[tuple[str, str]]:
+    """The figures that the records allow, as SVG or PNG; each file's name and caption."""
     made = []
     for name, figure in (
         ("depth", _depth),
@@ -63,9 +63,10 @@ def draw(facts: Facts, folder: Path) -> list[tuple[str, str]]:
             continue
         # The same bytes for the same records.
         with plt.rc_context({"svg.hashsalt": "seqbench", "svg.fonttype": "none"}):
-            drawn.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+            metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
+            drawn.savefig(folder / f"{name}.{form}", dpi=300, metadata=metadata, bbox_inches="tight")
         plt.close(drawn)
-        made.append((f"{name}.svg", caption))
+        made.append((f"{name}.{form}", caption))
     return made
 
 

@@ -78,8 +78,8 @@ def table_1(facts: Facts) -> Table:
             Column(
                 title=("hops",),
                 note="Hops: layers, or recurrent cells, on the longest of the shortest paths between two "
-                "positions, in the smallest stack that connects all of them (convolutions dilated); depth is of "
-                "one layer.",
+                "positions, in the smallest stack that connects all of them (convolutions dilated); depth is "
+                "of one layer.",
             ),
             Column(
                 title=("steps",),

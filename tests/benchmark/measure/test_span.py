@@ -105,6 +105,13 @@ def test_ways_that_stay_in_their_channels_are_no_ways_of_positions():
     assert found is None or found[0] > 2
 
 
+def test_a_sentence_of_as_many_words_as_the_model_is_wide():
+    """What is as long as the sentence by chance is no position of it."""
+    model = lstm.Config().tiny().build(50)
+    assert lstm.Config().tiny().width == 16
+    assert [model_paths(model, n, n).encoder.longest("hops") for n in (15, 16, 17)] == [15, 16, 17]
+
+
 @pytest.mark.parametrize("module", [transformer, convs2s, lstm])
 def test_paths_of_whole_models(module):
     """Two layers, teacher forced: the attention to the source makes one hop of every distance in it."""

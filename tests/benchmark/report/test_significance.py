@@ -170,7 +170,7 @@ def test_families_do_not_cross_the_borders_of_tables():
 
 
 def test_the_table_follows_those_of_quality_and_shows_every_pair_in_both_forms():
-    found = tables(study(records_of(7)))
+    found = tables(study(records_of(7)))[:-1]  # the last one is what is published
     assert [one.title for one in found] == [
         "a-study: multi30k-en-de", "a-study: multi30k-en-de, significance",
     ]  # fmt: skip
