@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmark.config import canonical_json, flattened
 from benchmark.measure.significance import Summary, summarise
-from benchmark.record import SpeedRecord, TrainRecord
+from benchmark.record import LayerRecord, SpeedRecord, TrainRecord
 from benchmark.report.budgets import broken_match
 from tasks import VALIDATION
 
@@ -309,6 +309,29 @@ def speed_rows(records: Iterable[SpeedRecord]) -> list[dict[str, Any]]:
             "high_95": row.high,
             "unit": row.unit,
             "rounds": row.rounds,
+            "conditions": canonical_json(row.conditions),
+        }
+        for record in records
+        for row in record.rows
+    ]
+
+
+def layer_rows(records: Iterable[LayerRecord]) -> list[dict[str, Any]]:
+    """The rows of measurements of layers, flat, with what they belong to."""
+    return [
+        {
+            "run_id": record.run_id,
+            "kind": record.kind,
+            "subject": record.subject,
+            "device": record.provenance.device,
+            "threads": record.provenance.threads,
+            "torch_version": record.provenance.torch_version,
+            "noisy": record.noisy,
+            "quantity": row.quantity,
+            "value": row.value,
+            "low_95": row.low,
+            "high_95": row.high,
+            "unit": row.unit,
             "conditions": canonical_json(row.conditions),
         }
         for record in records

@@ -54,9 +54,11 @@ def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: F
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with plt.rc_context(STYLE):
-            for chart in study_charts(study, curves):
+            charts = study_charts(study, curves)
+            names = list(dict.fromkeys(name for chart in charts for name in _names(chart.points)))
+            for chart in charts:
                 for name, x, y in _views(chart):
-                    figure = draw_chart(chart, x, y)
+                    figure = draw_chart(chart, x, y, names)
                     path = folder / f"{name}.{form}"
                     figure.savefig(path, dpi=DOTS_PER_INCH, metadata=_without_date(form))
                     plt.close(figure)
@@ -88,13 +90,17 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.partition(",")[0].lower()).strip("-")
 
 
-def draw_chart(chart: Chart, x: Axis, y: Axis | None) -> Figure:
-    """One chart on the axes that are chosen."""
+def draw_chart(chart: Chart, x: Axis, y: Axis | None, names: Sequence[str] = ()) -> Figure:
+    """One chart on the axes that are chosen. A series looks as its place among `names` says: the same in all
+    figures of a study.
+    """
+    own = _names(chart.points)
+    names = names if len(names) <= len(COLORS) and set(own) <= set(names) else own
     if y is None:
-        return _intervals(chart.points, x)
+        return _intervals(chart.points, x, names)
     figure, axis = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
-    for number, name in enumerate(_names(chart.points)):
-        color, mark = COLORS[number % len(COLORS)], MARKS[(number + number // len(COLORS)) % len(MARKS)]
+    for name in own:
+        color, mark = _look(names.index(name))
         mine = [point for point in chart.points if point["series"] == name]
         mine = [point for point in mine if point.get(x.field) is not None and point.get(y.field) is not None]
         if not mine:
@@ -119,9 +125,8 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None) -> Figure:
         if one.log:
             scale("log")
             _plain_ticks(side)
-    names = _names(chart.points)
-    columns = 2 if max(map(len, names), default=0) < 28 else 1
-    lines = -(-len(names) // columns)
+    columns = 2 if max(map(len, own), default=0) < 28 else 1
+    lines = -(-len(own) // columns)
     # as much taller as a long legend needs
     figure.set_size_inches(WIDTH, HEIGHT + LEGEND_HEIGHT * max(0, lines - 2))
     figure.legend(loc="outside lower center", ncol=columns)
@@ -135,17 +140,21 @@ def _plain_ticks(side: Any) -> None:
     side.set_minor_formatter(NullFormatter())
 
 
-def _intervals(points: Sequence[Point], x: Axis) -> Figure:
+def _look(number: int) -> tuple[str, str]:
+    """Colour and mark, which do not repeat together."""
+    return COLORS[number % len(COLORS)], MARKS[(number + number // len(COLORS)) % len(MARKS)]
+
+
+def _intervals(points: Sequence[Point], x: Axis, names: Sequence[str]) -> Figure:
     """A line for each point, named at the left."""
     height = max(HEIGHT / 2, 0.6 + LINE_HEIGHT * len(points))
     figure, axis = plt.subplots(figsize=(2 * WIDTH, height), layout="constrained")
-    names = _names(points)
     for place, point in enumerate(points):
-        number = names.index(str(point["series"]))
+        color, mark = _look(names.index(str(point["series"])))
         value, low, high = (_number(point, name) for name in (x.field, x.low, x.high))
         axis.errorbar(
-            [value], [place], xerr=[[value - low], [high - value]], color=COLORS[number % len(COLORS)],
-            marker=MARKS[number % len(MARKS)], markersize=4, capsize=2,
+            [value], [place], xerr=[[value - low], [high - value]], color=color, marker=mark, markersize=4,
+            capsize=2,
         )  # fmt: skip
     axis.set_yticks(range(len(points)), [str(point["label"]) for point in points])
     axis.invert_yaxis()

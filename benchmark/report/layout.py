@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from benchmark.report.escaping import for_latex, for_markdown, for_terminal
 
 BETWEEN = "  "
+LONG = 60
+"""Characters of a text from which on its column is broken into lines on paper."""
 NOT_MEASURED = "-"
 
 METRIC_TITLES = {
@@ -101,6 +104,16 @@ def markdown_lines(table: Table) -> list[str]:
         *map(row, table.rows),
         *items(table.remarks),
         *items(table.notes),
+        *items(runs_lines(table)),
+    ]
+
+
+def runs_lines(table: Table) -> list[str]:
+    """For each row the runs that it comes from."""
+    return [
+        f"runs of {' '.join(row[: table.labels]).strip()}: {', '.join(run_id for _, run_id in runs)}"
+        for row, runs in zip(table.rows, table.runs, strict=False)
+        if runs
     ]
 
 
@@ -115,8 +128,19 @@ def latex_lines(table: Table) -> list[str]:
         lines = r" \\ ".join(map(for_latex, column.title))
         return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}{lines}\end{{tabular}}"
 
+    long = [
+        number
+        for number, column in enumerate(table.columns)
+        if column.is_text and max((len(row[number]) for row in table.rows), default=0) > LONG
+    ]
+
+    def width(number: int) -> str:
+        if number in long:
+            return rf"p{{{0.75 / len(long):.2f}\linewidth}}"
+        return "l" if table.columns[number].is_text else "r"
+
     def cell(row: int, column: int, text: str) -> str:
-        text = for_latex(text)
+        text = for_latex(text) if table.columns[column].is_text else _latex_number(text)
         if (row, column) in table.best:
             return rf"\textbf{{{text}}}"
         return rf"\underline{{{text}}}" if (row, column) in table.level else text
@@ -129,7 +153,7 @@ def latex_lines(table: Table) -> list[str]:
         r"\centering",
         rf"\caption{{{for_latex(table.title)}}}",
         r"\sbox0{%",
-        rf"\begin{{tabular}}{{{''.join('l' if column.is_text else 'r' for column in table.columns)}}}",
+        rf"\begin{{tabular}}{{{''.join(map(width, range(len(table.columns))))}}}",
         r"\toprule",
         " & ".join(map(head, table.columns)) + r" \\",
         r"\midrule",
@@ -145,7 +169,17 @@ def latex_lines(table: Table) -> list[str]:
         *(rf"{for_latex(note)}\par" for note in notes),
         *(["}"] if notes else []),
         r"\end{table}",
+        *(f"% {for_latex(line)}" for line in runs_lines(table)),
     ]
+
+
+def _latex_number(text: str) -> str:
+    """With a minus sign, and powers of ten written out."""
+    text = re.sub(r"(?<![\w.])-(?=[0-9])", "MINUS", text)
+    found = re.fullmatch(r"([0-9.]+)e([+-]?)0*([0-9]+)", text)
+    if found is not None:
+        return rf"${found[1]}\times10^{{{found[2].strip('+')}{found[3]}}}$"
+    return for_latex(text).replace("MINUS", "$-$")
 
 
 def on_one_line(title: Sequence[str]) -> str:

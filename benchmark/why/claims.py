@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmark.measure.timing import Interval
 from benchmark.record import Row
@@ -69,11 +69,13 @@ class Claim:
     decide: Callable[[Facts], Finding]
 
     def finding(self, facts: Facts) -> Finding:
-        """The verdict; undecided where something was not measured."""
+        """The verdict, with the runs whose records were read for it; undecided where something is missing."""
+        facts.read.clear()
         try:
-            return self.decide(facts)
+            found = self.decide(facts)
         except Missing as missing:
-            return Finding(verdict=UNDECIDED, effect=str(missing))
+            found = Finding(verdict=UNDECIDED, effect=str(missing))
+        return replace(found, runs=tuple(sorted(facts.read)))
 
 
 def _by_exponents(found: Mapping[str, float], predicted: Mapping[str, float]) -> Word:

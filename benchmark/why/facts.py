@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.measure.significance import summarise
@@ -29,6 +29,8 @@ class Facts:
     records: Sequence[LayerRecord]
     runs: Sequence[TrainRecord] = ()
     beside: Sequence[StudyResults] = ()
+    read: dict[str, None] = field(default_factory=dict, repr=False, compare=False)
+    """Runs whose records have been asked for since it was emptied, in that order."""
 
     @staticmethod
     def of(study: StudyResults) -> Facts:
@@ -66,6 +68,7 @@ class Facts:
         for record in self.records:
             if (record.kind, record.subject) != (kind, subject):
                 continue
+            self.read[record.run_id] = None
             for row in record.rows:
                 if row.quantity == quantity and all(
                     row.conditions.get(name) == value for name, value in conditions.items()

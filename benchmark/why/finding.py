@@ -20,3 +20,5 @@ class Finding:
     """What was measured, with its interval; of an undecided claim the reason."""
     conditions: tuple[str, ...] = ()
     """The same in other units, and where it does not hold."""
+    runs: tuple[str, ...] = ()
+    """Whose records it comes from."""

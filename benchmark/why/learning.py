@@ -15,7 +15,7 @@ from benchmark.measure.significance import EXACT_SEEDS, PairedComparison, compar
 from benchmark.record import SpeedRecord, SpeedRow
 from benchmark.report.budgets import quantity
 from benchmark.report.comparison import Cell, Group, groups
-from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.rounding import with_half_width, without_spread
 from benchmark.report.significance import Family, families
 from benchmark.why.facts import Facts, Missing
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word
@@ -118,6 +118,7 @@ def distances(facts: Facts, task: str, model: str) -> Distances:
     for run in facts.runs:
         if (run.task_name, run.model_name, run.status) != (task, model, "done"):
             continue
+        facts.read[run.run_id] = None
         for score in run.scores:
             name, _, rest = score.split.partition("_")
             distance, _, inside = rest.partition("_")
@@ -176,6 +177,7 @@ def _by_task(facts: Facts, quantity: str) -> dict[str, dict[str, dict[int, float
     for record in facts.records:
         if (record.kind, record.status) != ("attention", "done"):
             continue
+        facts.read[record.run_id] = None
         for row in record.rows:
             if row.quantity == quantity and row.conditions.get("part") == "encoder":
                 sides = found.setdefault(str(record.settings.get("task")), {"before": {}, "after": {}})
@@ -236,7 +238,7 @@ def translates_better(facts: Facts) -> Finding:
         seconds = {cell: quantity(cell.done, "seconds") or 0.0 for cell in group.comparable}
         shown = ", ".join(f"{cell.model} {_score(cell, family)}" for cell in group.comparable)
         found = _against_others(family)
-        costs = ", ".join(f"{cell.model} {count(round(one))}" for cell, one in seconds.items())
+        costs = ", ".join(f"{cell.model} {without_spread(one)}" for cell, one in seconds.items())
         text = f"{name}, {family.split} BLEU: {shown}: {'; '.join(text for text, _ in found)}"
         if not _are_equal(group, list(seconds.values())):
             conditions.append(f"at other seconds of training ({costs}): {text}")
@@ -266,6 +268,7 @@ def _translations(facts: Facts) -> Iterator[tuple[str, Group, Family]]:
                 continue
             for family in families(group):
                 if family.metric == "bleu":
+                    facts.read.update({run.run_id: None for run in group.records})
                     match = f", equal {group.conditions.match}" if group.conditions.match else ""
                     yield f"{study.name}{match}", group, family
                     break
@@ -315,6 +318,7 @@ def trains_faster(facts: Facts) -> Finding:
     for study in facts.beside:
         for record in study.speed_records:
             noise = _noise_of(record)
+            facts.read[record.run_id] = None
             for other, row in _speed_ratios(record):
                 assert row.low is not None and row.high is not None
                 half = (row.high - row.low) / 2

@@ -109,6 +109,7 @@ def _details(claim: Claim, finding: Finding) -> list[str]:
         f"- test: {for_markdown(claim.test)}",
         f"- measured: {for_markdown(finding.effect)}",
         *(f"- {for_markdown(one)}" for one in finding.conditions),
+        *([f"- from the records of {', '.join(finding.runs)}"] if finding.runs else []),
         "",
     ]
 
