@@ -111,6 +111,11 @@ class Cell:
         values = self._measured(field)
         return float(statistics.median(values)) if values else None
 
+    def ends(self, field: str) -> tuple[float, float] | None:
+        """The smallest and the largest of a record's field over the seeds that measured it."""
+        values = self._measured(field)
+        return (min(values), max(values)) if values else None
+
     def largest(self, field: str) -> float | None:
         """Of a record's field over the seeds that measured it."""
         return max(self._measured(field), default=None)

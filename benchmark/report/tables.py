@@ -244,25 +244,39 @@ def _median_text(name: str, form: Callable[[float], str]) -> Callable[[Cell], st
     return text
 
 
+def _ranged_text(name: str) -> Callable[[Cell], str]:
+    """The median over seeds, and the smallest and the largest where there are several."""
+
+    def text(cell: Cell) -> str:
+        value, ends = cell.median(name), cell.ends(name)
+        if value is None or ends is None:
+            return NOT_MEASURED
+        if len(cell.done) == 1:
+            return without_spread(value)
+        return f"{without_spread(value)} ({without_spread(ends[0])} to {without_spread(ends[1])})"
+
+    return text
+
+
 def _cost_columns() -> list[tuple[Column, Callable[[Cell], str]]]:
     return [
         (
             Column(
                 title=("training", "as run", "target", "tokens/s"),
                 note="Training, as run: target tokens, end of sentence included and padding not, per second "
-                "of training steps; median over steps, then seeds. Runs follow each other: only a speed "
-                "record compares speeds.",
+                "of training steps; median over steps, then seeds (smallest to largest). Runs follow each "
+                "other: only a speed record compares speeds.",
                 begins_part=True,
             ),
-            _median_text("train_target_tokens_per_second", without_spread),
+            _ranged_text("train_target_tokens_per_second"),
         ),
         (
             Column(
                 title=("generation", "as run", "sentences/s"),
                 note="Generation, as run: sentences of the test splits at the evaluation's batch size, "
-                "median over seeds.",
+                "median over seeds (smallest to largest).",
             ),
-            _median_text("generate_sentences_per_second", without_spread),
+            _ranged_text("generate_sentences_per_second"),
         ),
         (
             Column(
@@ -281,9 +295,10 @@ def _cost_columns() -> list[tuple[Column, Callable[[Cell], str]]]:
         (
             Column(
                 title=("training", "s"),
-                note="Training s: sum over steps, without validation and start-up; median over seeds.",
+                note="Training s: sum over steps, without validation and start-up; median over seeds "
+                "(smallest to largest).",
             ),
-            _median_text("train_seconds", without_spread),
+            _ranged_text("train_seconds"),
         ),
     ]
 
