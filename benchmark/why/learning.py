@@ -244,6 +244,7 @@ def translates_better(facts: Facts) -> Finding:
             conditions.append(f"at other seconds of training ({costs}): {text}")
             continue
         effects.append(f"{text} (training seconds: {costs})")
+        conditions.append(f"{name}: {_size(group)}")
         others = [word for _, word in found]
         if CONTRADICTED in others:
             words.append(CONTRADICTED)
@@ -257,6 +258,19 @@ def translates_better(facts: Facts) -> Finding:
             "or `grammar-translation` makes one"
         )
     return Finding(verdict=_together(words), effect="; ".join(effects), conditions=tuple(conditions))
+
+
+def _size(group: Group) -> str:
+    """How small it all is beside the paper's."""
+    bodies = [one for cell in group.comparable if (one := cell.median("body_parameters")) is not None]
+    steps = [one for cell in group.comparable if (one := cell.median("steps")) is not None]
+    if not bodies or not steps:
+        return "sizes are not known"
+    largest, most = max(bodies) / 1e6, max(steps)
+    return (
+        f"models of up to {largest:.1f} million parameters without the vocabulary, trained for up to "
+        f"{most:,.0f} steps; the paper's have 65 and 213 million in all, and 100,000 and 300,000 steps"
+    )
 
 
 def _translations(facts: Facts) -> Iterator[tuple[str, Group, Family]]:
