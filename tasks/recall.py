@@ -5,14 +5,14 @@
 Pairs of a key and a value, all keys different, and at the end the key that is asked for. Its distance is the
 number of pairs from its own to the end, itself counted: 2 here. Each test split holds one distance. Those
 that training has too are asked for in sources of the longest length of training, larger ones in sources of as
-many pairs as the distance.
+many pairs as the largest distance: so a pair's place from the start is no clue to it.
 """
 
 from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,7 @@ ASK = "?"
 class Config(DistanceConfig):
     """Keys, values and distances are drawn evenly, and lengths from the distance on."""
 
+    version: ClassVar[int] = 2
     keys: int = Field(default=64, ge=2, le=4096)
     """Different keys."""
     values: int = Field(default=64, ge=2, le=4096)
@@ -67,7 +68,8 @@ class Recall(ByDistance):
             distance = chance.randint(1, config.maximum_pairs)
             count = chance.randint(max(distance, config.minimum_pairs), config.maximum_pairs)
         else:
-            count = max(distance, config.maximum_pairs)
+            longest = max(config.distances)
+            count = config.maximum_pairs if distance <= config.maximum_pairs else longest
         keys = chance.sample(range(config.keys), count)
         values = [chance.randrange(config.values) for _ in keys]
         said = [f"k{key} v{value}" for key, value in zip(keys, values, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ Settings = Mapping[str, Any]
 def trained_signal_rows(settings: Settings, options: RunOptions) -> Iterator[Row]:
     """Of a `run` before its training and after.
 
-    With a test `split`, whose sources all have one length: from the source of its pairs to the first word of
+    With a test `split`: from the source of its pairs, those of the most common length, to the first word of
     the target. Else from random words at `lengths`.
 
     Raises:
@@ -43,7 +44,7 @@ def trained_signal_rows(settings: Settings, options: RunOptions) -> Iterator[Row
     for training, model in (("before", untrained_model(folder)), ("after", trained_model(folder))):
         if "split" in settings:
             split = _corpus(settings, options).splits[settings["split"]]
-            pairs = [_pair(split, number) for number in range(min(GROUPS * BATCH, len(split)))]
+            pairs = _of_one_length([_pair(split, number) for number in range(len(split))])
             pairs = [pairs[number % len(pairs)] for number in range(GROUPS * BATCH)]
             source, target = (torch.stack([pair[side] for pair in pairs]) for side in (0, 2))
             conditions = {"n": source.shape[1], "from": "source", "training": training}
@@ -91,6 +92,13 @@ def _pair(split: Split, number: int) -> tuple[Tensor, Tensor, Tensor]:
     """Source, target as the decoder reads it, whose end is only to be written, and target as it is."""
     source, target = (torch.from_numpy(side[number].astype("int64")) for side in (split.source, split.target))
     return source, torch.cat((torch.tensor([BEGIN]), target[:-1])), target
+
+
+def _of_one_length(pairs: Sequence[tuple[Tensor, ...]]) -> list[tuple[Tensor, ...]]:
+    """Those of the most common lengths, of sources and targets."""
+    lengths = Counter((len(pair[0]), len(pair[2])) for pair in pairs)
+    most = max(lengths, key=lambda length: (lengths[length], length))
+    return [pair for pair in pairs if (len(pair[0]), len(pair[2])) == most]
 
 
 def _word(vocabulary: Vocabulary, index: int) -> str:

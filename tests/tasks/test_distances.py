@@ -35,8 +35,10 @@ def test_the_value_of_the_key_is_recalled_at_the_distance_of_the_split() -> None
             found.add((len(keys) - place, len(keys)))
         distances = {distance for distance, _ in found}
         if split.startswith("distance"):
-            assert found == {(distance_of(split), max(distance_of(split), config.maximum_pairs))}
-            assert split.endswith("_trained") == (distance_of(split) <= config.maximum_pairs)
+            is_trained = distance_of(split) <= config.maximum_pairs
+            pairs = config.maximum_pairs if is_trained else max(config.distances)
+            assert found == {(distance_of(split), pairs)}
+            assert split.endswith("_trained") == is_trained
         else:
             assert distances == set(range(1, config.maximum_pairs + 1))
 
@@ -45,14 +47,16 @@ def test_the_verb_agrees_with_the_first_noun_across_the_distance_of_the_split() 
     config = agreement.Config()
     task = config.build(Path())
     for split in ("train", "validation", *task.test_splits):
-        distances, fooled = set(), 0
+        distances, places, fooled = set(), set(), 0
         for source, target in itertools.islice(task.pairs(split), 250):
             words = source.split(" ")
             nouns = [word for word in words if word.startswith("noun")]
             number = "plural" if nouns[0].endswith("s") else "singular"
             assert target == f"{words[-1]}-{number}"
             distances.add(len(nouns) - 1)
+            places.add(words.index(nouns[0]))
             fooled += nouns[-1].endswith("s") != nouns[0].endswith("s")
+        assert places == set(range(1, config.maximum_leading + 2)), "the subject has no place of its own"
         if split.startswith("distance"):
             assert distances == {distance_of(split)}
             assert fooled == 250, "the nearest noun is never a clue"

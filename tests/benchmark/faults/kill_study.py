@@ -40,6 +40,7 @@ STUDY = [
 def start(results: Path) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SEQBENCH_DATA": ""}
     options = ["--results", str(results), "--study", "s", "--wandb", "disabled", "--device", "cpu"]
+    options += ["--threads", "1"]  # cells side by side, each in its own process
     results.mkdir(exist_ok=True)
     with open(results / "said.txt", "wb") as said:
         return subprocess.Popen(
