@@ -152,7 +152,8 @@ def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path
     assert "<img" not in page
     own = folder / "runs" / made[0][0].run_id / "hypotheses.test.txt.gz"
     own.write_bytes(compress_lines(["changed"] * 50))
-    assert "Sentences</h2>" not in pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
+    page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
+    assert "die Katze" not in page and "this run's output as it was scored, are not at hand" in page
 
 
 def test_without_texts_it_says_why_once(study_folder, tmp_path):
