@@ -97,20 +97,28 @@ def main(kills: int, seed: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed, killed = Path(folder) / "undisturbed", Path(folder) / "killed"
         begin = time.perf_counter()
-        if start(undisturbed).wait() != 0:
+        worker = start(undisturbed)
+        while worker.poll() is None and not list(undisturbed.glob("s/runs/*/checkpoints/*")):
+            time.sleep(0.05)
+        first_checkpoint = time.perf_counter() - begin
+        if worker.wait() != 0:
             sys.stderr.write("the undisturbed study did not end well\n")
             return 1
         whole = time.perf_counter() - begin
         expected = identities(undisturbed)
         assert len(expected) == CELLS
-        # So short that the study cannot finish before the last kill, so long that it comes through.
-        longest = 2.2 * whole / kills
+        # Half of the kills come while runs start, half while they train: so short together that the study
+        # cannot finish before the last one, so long that most of it is done by then.
+        training = 3.2 * (whole - first_checkpoint) / kills
         complete: dict[str, str] = {}
         done = resumed = 0
         while done < kills:
+            moment = source.uniform(0.2, first_checkpoint)
+            if source.random() < 0.5:
+                moment = first_checkpoint + source.uniform(0.0, training)
             worker = start(killed)
             try:
-                code = worker.wait(timeout=source.uniform(0.2, longest + 6))
+                code = worker.wait(timeout=moment)
                 if code != 0:
                     said = (killed / "said.txt").read_text(encoding="utf-8", errors="replace")
                     sys.stderr.write(f"the worker ended by itself with code {code}:\n{said}")

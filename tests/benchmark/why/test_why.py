@@ -50,7 +50,8 @@ TINY = Grid(
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    monkeypatch.setattr(cells, "GRIDS", dict.fromkeys(cells.GRIDS, TINY))
+    for module in (cells, measuring):  # both have it by name
+        monkeypatch.setattr(module, "GRIDS", dict.fromkeys(cells.GRIDS, TINY))
     monkeypatch.setenv("SEQBENCH_DATA", str(tmp_path / "nothing"))
     (tmp_path / "nothing").mkdir()
     return tmp_path / "results"
@@ -106,7 +107,7 @@ def test_what_it_trains_is_an_ordinary_study_whose_models_are_measured(tiny, mon
     grid = dataclasses.replace(TINY, study=str(file))
     monkeypatch.setattr(measuring, "GRIDS", dict.fromkeys(cells.GRIDS, grid))
     monkeypatch.setattr(measuring, "cells", lambda *arguments: [])
-    code, out, said = why(tiny, "--wandb", "disabled", "--json")
+    code, out, said = why(tiny, "--wandb", "disabled", "--threads", "1", "--json")
     assert code == 0, said
     claims = {one["claim"]: one for one in json.loads(out)["claims"]}
     assert "undecidable with 1 seed (needs 6)" in claims["S4.13"]["effect"]
@@ -125,7 +126,7 @@ def test_what_it_trains_is_an_ordinary_study_whose_models_are_measured(tiny, mon
     pictures = {path.name for path in (tiny / "why" / "report").glob("*.svg")}
     assert {"heads.svg", "sources.svg", "signal-trained.svg"} <= pictures
     stamps = {path: path.stat().st_mtime_ns for path in tiny.glob("why/runs/*/record.json")}
-    code, _, said = why(tiny, "--wandb", "disabled")
+    code, _, said = why(tiny, "--wandb", "disabled", "--threads", "1")
     assert code == 0 and "2 runs, 2 done, 0 to do" in said, said
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
