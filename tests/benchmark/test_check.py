@@ -346,7 +346,7 @@ def test_a_sound_task_passes_and_a_symbol_that_training_lacks_is_only_told():
 
 def test_variants_change_one_option_at_a_time_and_leave_out_what_is_refused():
     changed = dict(variants(models.transformer.Config().tiny()))
-    assert sorted(changed) == ["norm=post", "positions=learned", "tied=False"]
+    assert sorted(changed) == ["norm=post", "positions=learned", "positions=none", "tied=False"]
     assert changed["norm=post"].model_dump() == models.transformer.Config(norm="post").tiny().model_dump()
 
 
