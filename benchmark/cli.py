@@ -579,14 +579,14 @@ def report(
         form = Form.html
     elif as_json:
         form = Form.json
+    into_folder = form in (Form.html, Form.svg, Form.png)
     for name, wanted in (("--significance", significance), ("--forensics", forensics)):
-        if form in (Form.wandb, Form.html, Form.csv, Form.svg, Form.png) and wanted:
+        if (into_folder or form in (Form.wandb, Form.csv)) and wanted:
             raise UserError(f"{name}: is not part of --format {form.value}; leave one of the two out")
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
-    if output is not None and form in (Form.html, Form.json, Form.svg, Form.png) and len(folders) > 1:
+    if output is not None and (into_folder or form is Form.json) and len(folders) > 1:
         raise UserError(f"--output: one study at a time with --format {form.value}; got {len(folders)}")
-    into_folder = form in (Form.html, Form.svg, Form.png)
     if output is not None and output.exists() and output.is_dir() != into_folder:
         kind = ("a file", "a folder") if into_folder else ("a folder", "a file")
         raise UserError(f"--output: {output} is {kind[0]}; --format {form.value} makes {kind[1]}")

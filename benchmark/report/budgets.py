@@ -103,14 +103,19 @@ def _ratio(cell: Cell, reference: Cell | None, name: str) -> float | None:
     return mine / theirs if mine and theirs else None
 
 
-def ranking_remarks(every: Sequence[Group]) -> list[str]:
-    """Where the order of two models depends on what is held equal; by means, which are no test."""
+def matched_by_data(every: Sequence[Group]) -> list[list[Group]]:
+    """The tables of matches, those together that differ in nothing but what is held equal."""
     by_data: dict[Any, list[Group]] = {}
     for group in every:
         if group.conditions.match:
             by_data.setdefault(replace(group.conditions, match="", signatures=()), []).append(group)
+    return list(by_data.values())
+
+
+def ranking_remarks(every: Sequence[Group]) -> list[str]:
+    """Where the order of two models depends on what is held equal; by means, which are no test."""
     remarks = []
-    for groups_of_data in by_data.values():
+    for groups_of_data in matched_by_data(every):
         same: dict[tuple[str, ...], list[str]] = {}
         for split, metric in groups_of_data[0].scored:
             means = _means(groups_of_data, split, metric)

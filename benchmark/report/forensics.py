@@ -17,10 +17,10 @@ from benchmark.measure.quality import METRICS
 from benchmark.measure.significance import summarise
 from benchmark.report.comparison import Cell, Group, group_titles
 from benchmark.report.layout import NOT_MEASURED, Column, Table
+from benchmark.report.rounding import mean_text
 from benchmark.report.sentence_significance import Outputs
 from benchmark.report.significance import row_name
 from benchmark.report.study_results import StudyResults
-from benchmark.report.tables import mean_text
 from tasks import VALIDATION
 
 LENGTHS = (10, 15, 20, 30)
@@ -256,4 +256,5 @@ def _mean(rows: Sequence[dict[str, Any]], name: str) -> str:
     values = [row[name] for row in rows if row[name] is not None]
     if not values:
         return NOT_MEASURED
-    return mean_text(summarise(values))
+    summary = summarise(values)
+    return mean_text(summary.mean, summary.half_width)

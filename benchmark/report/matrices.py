@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
-from benchmark.report.comparison import Cell, Group
+from benchmark.report.budgets import matched_by_data
+from benchmark.report.comparison import Group
 from benchmark.report.layout import NOT_MEASURED, Column, Place, Table
-from benchmark.report.rounding import with_half_width, without_spread
+from benchmark.report.rounding import mean_text
 from benchmark.report.significance import Family, Pair, families, leaders, row_name, score_name
 from tasks import VALIDATION
 
@@ -59,19 +58,14 @@ def _matrix(family: Family, title: str) -> Table:
 def _difference(pair: Pair | None, sign: float) -> str:
     if pair is None or pair.comparison is None:
         return NOT_MEASURED
-    mean, half = sign * pair.comparison.mean_difference, pair.comparison.half_width
-    return without_spread(mean) if half is None else with_half_width(mean, half)
+    return mean_text(sign * pair.comparison.mean_difference, pair.comparison.half_width)
 
 
 def ranking_tables(every: Sequence[Group]) -> list[Table]:
     """Of each task that is compared under several matches: each model's place and mean under each of them."""
-    by_data: dict[Any, list[Group]] = {}
-    for group in every:
-        if group.conditions.match:
-            by_data.setdefault(replace(group.conditions, match="", signatures=()), []).append(group)
     return [
         table
-        for groups_of_data in by_data.values()
+        for groups_of_data in matched_by_data(every)
         if len(groups_of_data) > 1
         for table in _rankings(groups_of_data)
     ]
@@ -122,21 +116,19 @@ def _rankings(every: Sequence[Group]) -> list[Table]:
     return tables
 
 
-def _placed(group: Group, split: str, metric: str) -> dict[str, tuple[int, Cell, str]]:
-    """By model: its place, from 1, with its row and its mean; models with several settings have none."""
+def _placed(group: Group, split: str, metric: str) -> dict[str, tuple[int, str]]:
+    """By model: its place, from 1, and its mean; models with several settings have none."""
     scored = []
     for cell in group.comparable:
         score = cell.score(split, metric)
         if score is not None and not cell.settings:
-            half = score.half_width
-            text = without_spread(score.mean) if half is None else with_half_width(score.mean, half)
-            scored.append((score.mean, cell, text))
+            scored.append((score.mean, cell.model, mean_text(score.mean, score.half_width)))
     scored.sort(key=lambda one: -one[0])
-    return {cell.model: (place, cell, text) for place, (_, cell, text) in enumerate(scored, 1)}
+    return {model: (place, text) for place, (_, model, text) in enumerate(scored, 1)}
 
 
-def _place_text(placed: tuple[int, Cell, str] | None) -> str:
-    return NOT_MEASURED if placed is None else f"{placed[0]}. ({placed[2]})"
+def _place_text(placed: tuple[int, str] | None) -> str:
+    return NOT_MEASURED if placed is None else f"{placed[0]}. ({placed[1]})"
 
 
 def _level(group: Group, split: str, metric: str) -> set[str]:

@@ -15,6 +15,7 @@ from benchmark.report.layout import NOT_MEASURED, Column, Table
 _KNOWN = {
     "read": "Read in the source.",
     "computed": "Computed from figures that were read in the source.",
+    "collected": "Collected; which paper each figure stands in was not noted.",
 }
 
 
@@ -28,7 +29,7 @@ class Published(BaseModel):
     title: str
     beside: tuple[str, ...]
     """Presets of tasks, or parts of the reproduction of section 4."""
-    known: Literal["read", "computed"]
+    known: Literal["read", "computed", "collected"]
     """How the figures are known; what is only remembered has no place here."""
     source: str
     columns: tuple[str, ...]

@@ -18,6 +18,11 @@ def with_half_width(value: float, half_width: float) -> str:
     return f"{_fixed(value, decimals)} ± {_fixed(half_width, decimals)}"
 
 
+def mean_text(mean: float, half_width: float | None) -> str:
+    """A mean and half its interval, to the digits that this allows; one seed has none."""
+    return without_spread(mean) if half_width is None else with_half_width(mean, half_width)
+
+
 def without_spread(value: float) -> str:
     """`34.9`, `2,510`, `0.00123`: three digits."""
     if not math.isfinite(value):

@@ -23,7 +23,7 @@ from benchmark.measure.significance import (
 )
 from benchmark.report.comparison import Cell, Group
 from benchmark.report.layout import NOT_MEASURED, Column, Table, metric_title
-from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.rounding import count, mean_text, without_spread
 from tasks import VALIDATION
 
 LARGEST_FAMILY = 45
@@ -246,9 +246,7 @@ def _texts(pair: Pair) -> list[str]:
     share = found.first_better
     return [
         count(found.number_of_seeds),
-        without_spread(found.mean_difference)
-        if found.half_width is None
-        else with_half_width(found.mean_difference, found.half_width),
+        mean_text(found.mean_difference, found.half_width),
         p_text(found.p),
         p_text(found.p_adjusted),
         pair.words,

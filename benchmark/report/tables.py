@@ -10,7 +10,6 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from benchmark.measure.significance import Summary
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import match_lines, ranking_remarks
 from benchmark.report.checklist import checklist
@@ -28,7 +27,7 @@ from benchmark.report.layout import (
     terminal_lines,
 )
 from benchmark.report.published import published_tables
-from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.rounding import count, mean_text, with_half_width, without_spread
 from benchmark.report.search import search_tables
 from benchmark.report.significance import families, leaders, significance_tables, undecided_because
 from benchmark.report.study_results import StudyResults
@@ -224,16 +223,9 @@ def _score_text(split: str, metric: str) -> Callable[[Cell], str]:
         if score is None:
             return NOT_MEASURED
         fewer = "" if score.number_of_seeds == len(cell.done) else f" (of {score.number_of_seeds})"
-        return mean_text(score) + fewer
+        return mean_text(score.mean, score.half_width) + fewer
 
     return text
-
-
-def mean_text(score: Summary) -> str:
-    """A mean and half its interval, to the digits that this allows."""
-    if score.half_width is None:
-        return without_spread(score.mean)
-    return with_half_width(score.mean, score.half_width)
 
 
 def _median_text(name: str, form: Callable[[float], str]) -> Callable[[Cell], str]:

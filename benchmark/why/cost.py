@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from benchmark.report.comparison import Cell, Group
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.published import published_tables
-from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.rounding import count, mean_text, without_spread
 from benchmark.report.study_results import StudyResults
 from benchmark.why.facts import Facts
 
@@ -125,7 +125,5 @@ def _bleu(group: Group, cell: Cell) -> str:
     for split, metric in group.scored:
         score = cell.score(split, metric)
         if metric == "bleu" and score is not None:
-            if score.half_width is None:
-                return without_spread(score.mean)
-            return with_half_width(score.mean, score.half_width)
+            return mean_text(score.mean, score.half_width)
     return NOT_MEASURED

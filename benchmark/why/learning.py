@@ -15,7 +15,7 @@ from benchmark.measure.significance import EXACT_SEEDS, PairedComparison, compar
 from benchmark.record import SpeedRecord, SpeedRow
 from benchmark.report.budgets import quantity
 from benchmark.report.comparison import Cell, Group, groups
-from benchmark.report.rounding import with_half_width, without_spread
+from benchmark.report.rounding import mean_text, with_half_width, without_spread
 from benchmark.report.significance import Family, families
 from benchmark.why.facts import Facts, Missing
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word
@@ -319,7 +319,7 @@ def _score(cell: Cell, family: Family) -> str:
     score = cell.score(family.split, family.metric)
     if score is None:
         return "not measured"
-    return with_half_width(score.mean, score.half_width) if score.half_width else without_spread(score.mean)
+    return mean_text(score.mean, score.half_width)
 
 
 # C.2
