@@ -26,7 +26,7 @@ test: setup
 faults: setup
 	$(BIN)/python -m tests.benchmark.faults.kill_study
 
-# What the supervisor costs for each cell, a study of 100,000 records, and five million pairs: a quarter of an hour.
+# What the supervisor costs for each cell, a study of 100,000 records, and five million pairs: ten minutes and more, alone.
 scale: setup
 	$(BIN)/python -m tests.benchmark.scale.measure_scale
 

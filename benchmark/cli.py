@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from benchmark.request import Cell, Request
     from benchmark.store import StudyFolder
     from benchmark.study import Made
-    from benchmark.why.facts import Facts
 
 app = typer.Typer(
     name="seqbench",
@@ -478,7 +477,7 @@ def why(
     from benchmark.store import StudyFolder
     from benchmark.why.facts import Facts
     from benchmark.why.measuring import reproduce
-    from benchmark.why.page import terminal_page, write_page
+    from benchmark.why.page import claim_rows, terminal_page, write_page
 
     try:
         mode, line = tracking.choose_mode(wandb.value)
@@ -510,7 +509,7 @@ def why(
     facts = Facts(records, loaded.train_records, loaded.beside)
     page = write_page(facts, folder.path / "report", scale.value)
     if as_json:
-        show(json.dumps({"study": study, "page": str(page), "claims": _claims_document(facts)}, indent=1))
+        show(json.dumps({"study": study, "page": str(page), "claims": claim_rows(facts)}, indent=1))
     else:
         show(terminal_page(facts, _width()))
     say(f"the page with its figures: {page}")
@@ -739,17 +738,6 @@ def _studies(results: Path) -> list[str]:
     return sorted({path.parent.name for name in ("study.yaml", "runs") for path in results.glob(f"*/{name}")})
 
 
-def _claims_document(facts: Facts) -> list[dict[str, Any]]:
-    from benchmark.why.page import findings
-
-    return [
-        {"claim": claim.number, "sentence": claim.sentence, "prediction": claim.prediction,
-         "test": claim.test, "verdict": finding.verdict, "effect": finding.effect,
-         "conditions": list(finding.conditions), "runs": list(finding.runs)}
-        for claim, finding in findings(facts)
-    ]  # fmt: skip
-
-
 def _report_document(loaded: Any) -> dict[str, Any]:
     from benchmark.report.budgets import budget_rows
     from benchmark.report.comparison import layer_rows, rows
@@ -757,6 +745,7 @@ def _report_document(loaded: Any) -> dict[str, Any]:
     from benchmark.report.significance import significance_rows
     from benchmark.report.tables import study_remarks
     from benchmark.why.facts import Facts
+    from benchmark.why.page import claim_rows
 
     return {
         "study": loaded.name,
@@ -775,7 +764,7 @@ def _report_document(loaded: Any) -> dict[str, Any]:
             for record in loaded.speed_records
         ],
         "layers": layer_rows(loaded.layer_records),
-        "claims": _claims_document(Facts.of(loaded)) if loaded.layer_records else [],
+        "claims": claim_rows(Facts.of(loaded)) if loaded.layer_records else [],
         "remarks": study_remarks(loaded),
     }
 

@@ -22,7 +22,7 @@ from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import StudyResults, load_study
 from benchmark.tracking import Mode, is_uploaded, or_offline, project, quiet_settings, run_directory
 from benchmark.why.facts import Facts
-from benchmark.why.page import findings
+from benchmark.why.page import claim_rows
 
 
 def log_comparison(study_folder: Path, mode: Mode) -> str | None:
@@ -94,16 +94,10 @@ def _claim_rows(study: StudyResults) -> list[dict[str, Any]]:
     """The ledger of a study with measurements of layers."""
     if not study.layer_records:
         return []
+    lists = ("conditions", "runs")
     return [
-        {
-            "claim": claim.number,
-            "sentence": claim.sentence,
-            "prediction": claim.prediction,
-            "test": claim.test,
-            "verdict": finding.verdict,
-            "effect": finding.effect,
-        }
-        for claim, finding in findings(Facts.of(study))
+        {name: value for name, value in row.items() if name not in lists}
+        for row in claim_rows(Facts.of(study))
     ]
 
 

@@ -6,6 +6,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmark.report.escaping import for_markdown, for_terminal
 from benchmark.report.layout import Column, Table, markdown_lines, terminal_lines
@@ -18,6 +19,23 @@ from benchmark.why.table import further_tables, table_1
 def findings(facts: Facts) -> list[tuple[Claim, Finding]]:
     """Every claim with its verdict, in the paper's order."""
     return [(claim, claim.finding(facts)) for claim in CLAIMS]
+
+
+def claim_rows(facts: Facts) -> list[dict[str, Any]]:
+    """The ledger as plain values."""
+    return [
+        {
+            "claim": claim.number,
+            "sentence": claim.sentence,
+            "prediction": claim.prediction,
+            "test": claim.test,
+            "verdict": finding.verdict,
+            "effect": finding.effect,
+            "conditions": list(finding.conditions),
+            "runs": list(finding.runs),
+        }
+        for claim, finding in findings(facts)
+    ]
 
 
 def why_tables(facts: Facts) -> list[Table]:
