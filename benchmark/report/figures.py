@@ -5,37 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmark.report.charts import Axis, Chart, Point, study_charts
 from benchmark.report.curves import with_curves
+from benchmark.report.drawing import (
+    BLUE,
+    BROWN,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    Form,
+    save,
+)
 from benchmark.report.study_results import StudyResults
 from benchmark.store import StorageError
 
-Form = Literal["svg", "png"]
 WIDTH, HEIGHT = 3.35, 2.7
 """Inches: one column of two on a page of A4 or letter."""
 LEGEND_HEIGHT = 0.16
 """Inches of one of many lines of a legend."""
 LINE_HEIGHT = 0.17
 """Inches of one of many intervals below each other."""
-DOTS_PER_INCH = 300
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d")
-"""Okabe and Ito's, and two; as on the page."""
+COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BROWN)
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "legend.fontsize": 7,
-    "svg.hashsalt": "seqbench",
-    "svg.fonttype": "none",
     "text.parse_math": False,  # names may hold any character
     "axes.grid": True,
     "grid.alpha": 0.25,
@@ -58,10 +62,8 @@ def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: F
             names = list(dict.fromkeys(name for chart in charts for name in _names(chart.points)))
             for chart in charts:
                 for name, x, y in _views(chart):
-                    figure = draw_chart(chart, x, y, names)
                     path = folder / f"{name}.{form}"
-                    figure.savefig(path, dpi=DOTS_PER_INCH, metadata=_without_date(form))
-                    plt.close(figure)
+                    save(draw_chart(chart, x, y, names), path, form)
                     written.append(path)
         if study.layer_records:
             from benchmark.why.facts import Facts
@@ -71,10 +73,6 @@ def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: F
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
     return written
-
-
-def _without_date(form: Form) -> dict[str, Any]:
-    return {"Date": None} if form == "svg" else {"Software": None}
 
 
 def _views(chart: Chart) -> list[tuple[str, Axis, Axis | None]]:

@@ -7,14 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from benchmark.report.drawing import BLUE, GREEN, GUIDE, ORANGE, OTHER, PURPLE, SKY, VERMILION, Form, save
 from benchmark.why import trained_figures
 from benchmark.why.cells import (
     ATTENTION,
@@ -29,20 +27,19 @@ from benchmark.why.cells import (
 from benchmark.why.facts import BOTH, FORWARD, Facts, Missing, crossover, number
 
 STYLE = {
-    ATTENTION: ("#0072b2", "o"),
-    RECURRENT: ("#d55e00", "s"),
-    CELLS: ("#e69f00", "D"),
-    CONVOLUTION: ("#009e73", "^"),
-    DILATED: ("#009e73", "v"),
-    RESTRICTED: ("#56b4e9", "P"),
-    TIMED_RESTRICTED: ("#56b4e9", "P"),
-    SEPARABLE: ("#cc79a7", "X"),
+    ATTENTION: (BLUE, "o"),
+    RECURRENT: (VERMILION, "s"),
+    CELLS: (ORANGE, "D"),
+    CONVOLUTION: (GREEN, "^"),
+    DILATED: (GREEN, "v"),
+    RESTRICTED: (SKY, "P"),
+    TIMED_RESTRICTED: (SKY, "P"),
+    SEPARABLE: (PURPLE, "X"),
 }
-"""Okabe and Ito's colours, which the colour-blind tell apart, and a mark for each."""
 PLAIN = StrMethodFormatter("{x:,.0f}")
 
 
-def draw(facts: Facts, folder: Path, form: str = "svg") -> list[tuple[str, str]]:
+def draw(facts: Facts, folder: Path, form: Form = "svg") -> list[tuple[str, str]]:
     """The figures that the records allow, as SVG or PNG; each file's name and caption."""
     made = []
     for name, figure in (
@@ -61,11 +58,7 @@ def draw(facts: Facts, folder: Path, form: str = "svg") -> list[tuple[str, str]]
             drawn, caption = figure(facts)
         except Missing:
             continue
-        # The same bytes for the same records.
-        with plt.rc_context({"svg.hashsalt": "seqbench", "svg.fonttype": "none"}):
-            metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
-            drawn.savefig(folder / f"{name}.{form}", dpi=300, metadata=metadata, bbox_inches="tight")
-        plt.close(drawn)
+        save(drawn, folder / f"{name}.{form}", form, bbox_inches="tight")
         made.append((f"{name}.{form}", caption))
     return made
 
@@ -80,7 +73,7 @@ def _axes(columns: int = 1, height: float = 3.2) -> tuple[Figure, list[Any]]:
 
 def _lines(axis: Any, series: Iterator[tuple[str, dict[float, float]]], x: str, y: str) -> None:
     for name, values in series:
-        color, mark = STYLE.get(name, ("#555555", "."))
+        color, mark = STYLE.get(name, (OTHER, "."))
         axis.plot(list(values), list(values.values()), color=color, marker=mark, markersize=4, label=name)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
@@ -253,7 +246,7 @@ def _crossover(facts: Facts) -> Drawn:
                 axis.plot(width, one.lengths[1], color=color, marker=r"$\uparrow$", markersize=8)
             elif one.value == 0:
                 axis.plot(width, one.lengths[0], color=color, marker=r"$\downarrow$", markersize=8)
-    axis.plot(widths, widths, color="#999999", linestyle=":", label="n = d")
+    axis.plot(widths, widths, color=GUIDE, linestyle=":", label="n = d")
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter(PLAIN)
     axis.set_xlabel("width d")
@@ -267,7 +260,7 @@ def _crossover(facts: Facts) -> Drawn:
 
 
 _CROSSED = {
-    (RECURRENT, True): ("#d55e00", "s"),
-    (CELLS, True): ("#e69f00", "D"),
-    (RECURRENT, False): ("#0072b2", "o"),
+    (RECURRENT, True): (VERMILION, "s"),
+    (CELLS, True): (ORANGE, "D"),
+    (RECURRENT, False): (BLUE, "o"),
 }

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from benchmark.measure.significance import summarise
 from benchmark.record import LayerRecord, Row
+from benchmark.report.drawing import BLUE, GREEN, GUIDE, VERMILION
 from benchmark.why.facts import Facts, Missing, number
 from benchmark.why.learning import DISTANCE_TASKS, Distances, distances
 
-MODELS = {"transformer": ("#0072b2", "o"), "convs2s": ("#009e73", "^"), "lstm": ("#d55e00", "s")}
-"""Okabe and Ito's colours, and a mark for each."""
+MODELS = {"transformer": (BLUE, "o"), "convs2s": (GREEN, "^"), "lstm": (VERMILION, "s")}
 
 
 def accuracy(facts: Facts) -> tuple[Figure, str]:
@@ -43,7 +43,7 @@ def accuracy(facts: Facts) -> tuple[Figure, str]:
                 color=color, marker=mark, markersize=4, capsize=2, linewidth=1, label=model,
             )  # fmt: skip
         longest = max(max(one.trained) for one in found[task].values())
-        axis.axvline(longest, color="#999999", linestyle=":")
+        axis.axvline(longest, color=GUIDE, linestyle=":")
         axis.set_title(f"{task} (trained up to distance {longest})", fontsize=9)
         axis.set_xlabel("distance")
         axis.set_ylabel("accuracy, %")
@@ -80,7 +80,7 @@ def signal(facts: Facts) -> tuple[Figure, str]:
     ):
         rows = [row for row in record.rows if row.quantity == "norm" and row.conditions["from"] == "source"]
         longest = max(number(row, "n") for row in rows)
-        for training, color, line in (("after", "#0072b2", "-"), ("before", "#d55e00", "--")):
+        for training, color, line in (("after", BLUE, "-"), ("before", VERMILION, "--")):
             points = [
                 (number(row, "distance"), row.value)
                 for row in rows
