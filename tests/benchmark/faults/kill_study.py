@@ -107,15 +107,15 @@ def main(kills: int, seed: int) -> int:
         whole = time.perf_counter() - begin
         expected = identities(undisturbed)
         assert len(expected) == CELLS
-        # Half of the kills come while runs start, half while they train: so short together that the study
-        # cannot finish before the last one, so long that most of it is done by then.
-        training = 3.2 * (whole - first_checkpoint) / kills
         complete: dict[str, str] = {}
         done = resumed = 0
         while done < kills:
+            # Half of the kills come while runs start, half while they train: spread over what is left of the
+            # study, so that it is nearly done at the last kill and not before.
+            left = (1 - len(complete) / CELLS) * (whole - first_checkpoint)
             moment = source.uniform(0.2, first_checkpoint)
             if source.random() < 0.5:
-                moment = first_checkpoint + source.uniform(0.0, training)
+                moment = first_checkpoint + source.uniform(0.0, 1.6 * left / (kills - done))
             worker = start(killed)
             try:
                 code = worker.wait(timeout=moment)
