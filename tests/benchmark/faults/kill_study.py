@@ -115,7 +115,7 @@ def main(kills: int, seed: int) -> int:
             left = (1 - len(complete) / CELLS) * (whole - first_checkpoint)
             moment = source.uniform(0.2, first_checkpoint)
             if source.random() < 0.5:
-                moment = first_checkpoint + source.uniform(0.0, 1.6 * left / (kills - done))
+                moment = first_checkpoint + source.uniform(0.0, left / (kills - done))
             worker = start(killed)
             try:
                 code = worker.wait(timeout=moment)
