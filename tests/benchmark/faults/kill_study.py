@@ -112,10 +112,10 @@ def main(kills: int, seed: int) -> int:
         while done < kills:
             # Half of the kills come while runs start, half while they train: spread over what is left of the
             # study, so that it is nearly done at the last kill and not before.
-            left = (1 - len(complete) / CELLS) * (whole - first_checkpoint)
+            to_train = (1 - len(complete) / CELLS) * (whole - first_checkpoint)
             moment = source.uniform(0.2, first_checkpoint)
             if source.random() < 0.5:
-                moment = first_checkpoint + source.uniform(0.0, left / (kills - done))
+                moment = first_checkpoint + source.uniform(0.0, to_train / (kills - done))
             worker = start(killed)
             try:
                 code = worker.wait(timeout=moment)
