@@ -196,8 +196,7 @@ def run(
     as_json: Json = False,
     trust_code: TrustCode = False,
 ) -> int:
-    from benchmark.config import RunOptions, UserError
-    from benchmark.record import available_cores
+    from benchmark.config import RunOptions
     from benchmark.request import request_from
     from benchmark.store import StudyFolder
 
@@ -214,7 +213,7 @@ def run(
         data_directory=_data_directory(data_directory),
         device=device,
         devices=devices,
-        threads=threads,
+        threads=_threads(threads, devices),
         wandb=wandb.value,
         trust_code=trust_code,
         progress=sys.stderr.isatty(),
@@ -224,10 +223,6 @@ def run(
         from benchmark.device import check_devices
 
         check_devices(options)
-    cores = available_cores()
-    if threads is not None and threads * devices > cores:
-        each = f" for each of {devices} processes" if devices > 1 else ""
-        raise UserError(f"--threads: {threads} are asked for{each}, and {cores} cores may be used")
     given = _record_to_replay(what, folder)
     if given is not None and (there := folder.run(request.cells[0].experiment.run_id()).result()):
         say(f"run again before, {there.finished_at}; remove {folder.path} to run it once more")
@@ -439,10 +434,23 @@ def _width() -> int:
     return shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else 120
 
 
+def _threads(threads: int | None, devices: int = 1) -> int | None:
+    """Of each process; UserError where there are not so many cores."""
+    from benchmark.config import UserError
+    from benchmark.record import available_cores
+
+    cores = available_cores()
+    if threads is not None and threads * devices > cores:
+        each = f" for each of {devices} processes" if devices > 1 else ""
+        raise UserError(f"--threads: {threads} are asked for{each}, and {cores} cores may be used")
+    return threads
+
+
 _WHY_HELP = """Measure what section 4 of "Attention Is All You Need" claims, and give a verdict on each claim.
 
 Operations, sequential depth, path length, signal and time of the layers of Table 1, and of the three
-architectures. Nothing is trained. Started again it does what is missing, and writes the page.
+architectures; from scale standard on it trains small models as well. Started again it does what is missing,
+and writes the page.
 
 \b
 Examples:
@@ -456,7 +464,7 @@ Examples:
 @ending
 def why(
     scale: Annotated[
-        Scale, typer.Option(help="How much is measured: in minutes, in half an hour, in hours.")
+        Scale, typer.Option(help="How much is measured: in minutes, in two hours, in many hours.")
     ] = Scale.standard,
     results: Results = Path("results"),
     data_directory: DataDirectory = None,
@@ -479,6 +487,7 @@ def why(
     from benchmark.why.measuring import reproduce
     from benchmark.why.page import claim_rows, terminal_page, write_page
 
+    threads = _threads(threads)
     try:
         mode, line = tracking.choose_mode(wandb.value)
     except ValueError as error:

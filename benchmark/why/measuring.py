@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmark.config import RunOptions
-from benchmark.device import device_in_use
+from benchmark.device import choose_device, device_in_use
 from benchmark.engines.local import Supervisor, run_layer_cells
 from benchmark.record import LayerRecord, TrainRecord
 from benchmark.request import request_from
@@ -63,7 +64,12 @@ def train(
 ) -> tuple[list[Path], int]:
     """Do what is missing of a study of trained models, within the folder; the folders of the runs that are
     done, and the exit code. Errors as of `StudyRun.run`.
+
+    On a CPU each run has one thread, where the user has not said how many: models so small gain more from
+    runs side by side.
     """
+    if options.threads is None and choose_device(options.device).type == "cpu":
+        options = replace(options, threads=1)
     request = request_from([name], study=folder.name)
     outcome = StudyRun(folder, options, say=say).run(request)
     done = []

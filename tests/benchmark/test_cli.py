@@ -110,6 +110,8 @@ def test_a_wrong_command_line_ends_with_2(arguments):
 MISTAKES = [
     (["run", "model=lstm-small", "task=reverse", "training.steps=1", "--threads", "4096"],
      f"seqbench: --threads: 4096 are asked for, and {available_cores()} cores may be used\n"),
+    (["why", "--threads", "4096"],
+     f"seqbench: --threads: 4096 are asked for, and {available_cores()} cores may be used\n"),
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "model.haeds=2"],
      "seqbench: model.haeds: unknown field; did you mean 'heads'?\n"),
     (["run", "model=transformer-small", "task=reverse", "training.steps=1", "model.heads=3"],
