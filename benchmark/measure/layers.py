@@ -232,7 +232,7 @@ def _profiles(settings: Settings, length: int) -> Iterator[tuple[dict[str, Any],
     outputs = [length // 2, length - 1]
     if "model" in settings:
         model = build_small_model(settings["model"])
-        yield from model_profiles(model, VOCABULARY, length, outputs[1:])
+        yield from model_profiles(model, VOCABULARY, length, outputs)
         return
     layer = build_layer(settings["layer"])
     bias = settings.get("forget_bias")

@@ -30,7 +30,7 @@ BATCH = 16
 FITS = 0.9
 """Least share of the variance of ln a that a law explains to be called one."""
 FLAT = float(np.log(2))
-"""Most by which ln a changes over all distances where there is no decay."""
+"""Most by which ln a differs between octaves of distance, and scatters in them, where there is no decay."""
 
 Kind = Literal["exponential", "power", "none", "undetermined"]
 
@@ -65,7 +65,7 @@ class Decay:
     """Of the variance of ln a that an exponential explains."""
     power_share: float
     change: float
-    """Of ln a from the nearest to the farthest position."""
+    """Of ln a between the octaves of distance in which it is highest and lowest on average; at least 0."""
     unreached: int
     """Distances whose norm is exactly 0, as outside of a kernel or after underflow; they are in no fit."""
 
@@ -73,8 +73,9 @@ class Decay:
 def decay(profile: Profile) -> Decay:
     """Fit both laws by least squares on ln a, at every distance that is reached.
 
-    A law is named where it explains `FITS` of the variance and more than the other; `none` where ln a changes
-    by no more than `FLAT`; else the kind is `undetermined`.
+    The kind is `none` where the means of ln a over octaves of distance differ by no more than `FLAT`, and
+    ln a scatters about them by no more than that; else a law is named that explains `FITS` of the variance
+    and more than the other; else it is `undetermined`.
     """
     mean = profile.mean
     reached = (mean > 0) & (profile.norms > 0).all(0)
@@ -92,11 +93,11 @@ def decay(profile: Profile) -> Decay:
         )
     logs = np.log(profile.norms[:, reached])
     whole = np.log(mean[reached])
-    rate, exponential_share = _fitted(distances, whole)
+    _, exponential_share = _fitted(distances, whole)
     _, power_share = _fitted(np.log(distances), whole)
-    change = rate * (distances[-1] - distances[0])
+    change, scatter = _over_octaves(distances, whole)
     return Decay(
-        kind=_kind(change, exponential_share, power_share),
+        kind="none" if max(change, scatter) <= FLAT else _kind(exponential_share, power_share),
         rate=summarise([_fitted(distances, one)[0] for one in logs]),
         exponent=summarise([_fitted(np.log(distances), one)[0] for one in logs]),
         exponential_share=exponential_share,
@@ -106,9 +107,15 @@ def decay(profile: Profile) -> Decay:
     )
 
 
-def _kind(change: float, exponential: float, power: float) -> Kind:
-    if abs(change) <= FLAT:
-        return "none"
+def _over_octaves(distances: NDArray[np.float64], logs: NDArray[np.float64]) -> tuple[float, float]:
+    """Largest difference between the means of octaves of distance, and standard deviation about them."""
+    octaves = np.floor(np.log2(distances)).astype(np.int64)
+    means = {octave: float(logs[octaves == octave].mean()) for octave in np.unique(octaves)}
+    about = logs - np.array([means[octave] for octave in octaves])
+    return max(means.values()) - min(means.values()), float(about.std())
+
+
+def _kind(exponential: float, power: float) -> Kind:
     if max(exponential, power) < FITS:
         return "undetermined"
     return "exponential" if exponential >= power else "power"

@@ -53,7 +53,7 @@ def trained_signal_rows(settings: Settings, options: RunOptions) -> Iterator[Row
             continue
         for length in settings["lengths"]:
             words = settings["vocabulary_size"]
-            for side, profile in model_profiles(model, words, length, [length - 1]):
+            for side, profile in model_profiles(model, words, length, [length // 2, length - 1]):
                 where = {"n": length, "output": profile.output, "training": training, **side}
                 yield from profile_rows(profile, where)
 

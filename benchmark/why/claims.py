@@ -245,8 +245,14 @@ def _sequential(facts: Facts) -> Finding:
         f"{name} {count(next(iter(one.values())))} to {count(list(one.values())[-1])}"
         for name, one in series.items()
     )
+    verdict = _by_exponents(found, predicted)
+    # a constant is one number, not a small exponent
+    if verdict == SUPPORTED and any(
+        len(set(series[name].values())) > 1 for name, wanted in predicted.items() if wanted == 0
+    ):
+        verdict = UNDECIDED
     return Finding(
-        verdict=_by_exponents(found, predicted),
+        verdict=verdict,
         effect=f"kernel depth from n = {min(series[ATTENTION]):,.0f} to {longest:,.0f}: {shown} (exponents "
         + ", ".join(f"{found[name]:.2f}" for name in predicted)
         + ")",
@@ -272,7 +278,10 @@ def _paths(facts: Facts) -> Finding:
     shown = ", ".join(
         f"{name} {'/'.join(count(one) for one in each.values())}" for name, each in hops.items()
     )
-    conditions = []
+    conditions = [
+        f"of r = {NEIGHBOURHOOD} neighbours half stand on each side: the path is 2 (n - 1) / r, twice what "
+        "n / r says, of the same growth"
+    ]
     try:
         contiguous = facts.series("path", CONVOLUTION, "hops")
         conditions.append(
@@ -493,7 +502,8 @@ def _k_times_dearer(facts: Facts) -> Finding:
         f"with all operations: {all_of}",
         f"the ratio grows with k^{exponent({k: v[0] for k, v in ratios.items()}):.2f}; the recurrence here "
         "is an LSTM, which has four gates: against one of its matrices, as in a recurrence without gates, "
-        f"the ratio is {', '.join(without_spread(4 * values[0]) for values in ratios.values())}, which is k",
+        f"the ratio is {', '.join(without_spread(4 * values[0]) for values in ratios.values())} for k = "
+        f"{', '.join(map(str, ratios))}",
         "a convolution with a gate, as in ConvS2S, costs twice as much",
     ]
     try:
@@ -602,18 +612,21 @@ def _decays(facts: Facts, subject: str) -> list[str]:
 
 def _decay(row: Row) -> str:
     kind = row.conditions["decay"]
-    return "no decay" if kind == "none" else f"{kind} decay"
+    if kind in ("none", "undetermined"):
+        return {"none": "no decay", "undetermined": "neither an exponential nor a power law"}[kind]
+    return f"{kind} {'growth' if row.value > 0 else 'decay'}"
 
 
 def _neighbourhood(facts: Facts) -> Finding:
     layers = facts.series("path", CONVOLUTION, "layers")
     connects = facts.series("path", "convs2s", "connects", part="encoder")
-    one = min(layers.values()) > 1
+    alone = [n for n, needed in layers.items() if needed == 1]
     model = {n: bool(value) for n, value in connects.items()}
-    holds = one and not model[max(model)]
+    holds = not alone and not model[max(model)]
     return Finding(
         verdict=SUPPORTED if holds else CONTRADICTED,
-        effect=f"one convolution of k = {KERNEL} connects all positions at none of n = "
+        effect=f"one convolution of k = {KERNEL} connects all positions at "
+        f"{'/'.join(f'{n:,.0f}' for n in alone) or 'none'} of n = "
         f"{'/'.join(f'{n:,.0f}' for n in layers)}; the encoder of a ConvS2S of two layers connects them at "
         + (", ".join(f"n = {n:,.0f}" for n, value in model.items() if value) or "none of the lengths"),
     )
@@ -625,8 +638,8 @@ def _at_once(facts: Facts) -> Finding:
     holds = set(hops.values()) == {1.0} and set(layers.values()) == {1.0}
     return Finding(
         verdict=SUPPORTED if holds else CONTRADICTED,
-        effect=f"one layer connects all positions in {count(max(hops.values()))} hop, up to n = "
-        f"{max(hops):,.0f}",
+        effect=f"layers that connect all positions: at most {count(max(layers.values()))}; hops: at most "
+        f"{count(max(hops.values()))}; up to n = {max(hops):,.0f}",
     )
 
 
@@ -637,7 +650,7 @@ def _parallel_training(facts: Facts) -> Finding:
     }
     first = {name: next(iter(one.values())) for name, one in series.items()}
     last = {name: list(one.values())[-1] for name, one in series.items()}
-    constant = first["transformer"] == last["transformer"]
+    constant = len(set(series["transformer"].values())) == 1
     grows = last["lstm"] > 1.5 * first["lstm"]
     verdict = SUPPORTED if constant and grows else CONTRADICTED if not constant else UNDECIDED
     lengths = list(series["lstm"])
@@ -694,7 +707,8 @@ CLAIMS: tuple[Claim, ...] = (
         "recurrent layer needs n.",
         prediction="kernel depth grows with n to the 0 (self-attention, convolution, restricted), and 1 "
         "(recurrent)",
-        test=f"power laws through kernel depth: all within {NEAR} supports, one off by {FAR} contradicts",
+        test=f"power laws through kernel depth: all within {NEAR}, and equal at every length where it is to "
+        f"be constant, supports; one off by {FAR} contradicts",
         decide=_sequential,
     ),
     Claim(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmark.measure.significance import EXACT_SEEDS, PairedComparison, compare_pairs, summarise
-from benchmark.record import SpeedRecord, SpeedRow
+from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import quantity
 from benchmark.report.comparison import Cell, Group, groups
 from benchmark.report.rounding import mean_text, with_half_width, without_spread
@@ -235,12 +235,16 @@ def translates_better(facts: Facts) -> Finding:
     words: list[Word] = []
     effects, conditions = [], []
     for name, group, family in _translations(facts):
-        seconds = {cell: quantity(cell.done, "seconds") or 0.0 for cell in group.comparable}
+        seconds = _training_seconds(group)
         shown = ", ".join(f"{cell.model} {_score(cell, family)}" for cell in group.comparable)
         found = _against_others(family)
-        costs = ", ".join(f"{cell.model} {without_spread(one)}" for cell, one in seconds.items())
+        costs = "; ".join(
+            ", ".join(f"{model} {without_spread(one)}" for model, one in each.items())
+            + (f" on {device}" if len(seconds) > 1 else "")
+            for device, each in seconds.items()
+        )
         text = f"{name}, {family.split} BLEU: {shown}: {'; '.join(text for text, _ in found)}"
-        if not _are_equal(group, list(seconds.values())):
+        if not _are_equal(group, seconds):
             conditions.append(f"at other seconds of training ({costs}): {text}")
             continue
         effects.append(f"{text} (training seconds: {costs})")
@@ -288,10 +292,25 @@ def _translations(facts: Facts) -> Iterator[tuple[str, Group, Family]]:
                     break
 
 
-def _are_equal(group: Group, seconds: Sequence[float]) -> bool:
+def _training_seconds(group: Group) -> Mapping[str, Mapping[str, float]]:
+    """By device and then model, of devices that all models were trained on: seconds of two do not compare."""
+    found: dict[str, dict[str, float]] = {}
+    for cell in group.comparable:
+        runs: dict[str, list[TrainRecord]] = {}
+        for run in cell.done:
+            runs.setdefault(run.provenance.device, []).append(run)
+        for device, mine in runs.items():
+            found.setdefault(device, {})[cell.model] = quantity(mine, "seconds") or 0.0
+    models = len({cell.model for cell in group.comparable})
+    return {device: each for device, each in sorted(found.items()) if len(each) == models}
+
+
+def _are_equal(group: Group, seconds: Mapping[str, Mapping[str, float]]) -> bool:
+    """On every device that all were trained on, of which there is one at least."""
     if group.conditions.match not in ("", "seconds"):
         return False
-    return bool(seconds) and min(seconds) > 0 and max(seconds) / min(seconds) <= 1 + EQUAL_SECONDS
+    each = [list(of.values()) for of in seconds.values()]
+    return bool(each) and all(min(one) > 0 and max(one) / min(one) <= 1 + EQUAL_SECONDS for one in each)
 
 
 def _against_others(family: Family) -> list[tuple[str, Word]]:
@@ -335,13 +354,13 @@ def trains_faster(facts: Facts) -> Finding:
             facts.read[record.run_id] = None
             for other, row in _speed_ratios(record):
                 assert row.low is not None and row.high is not None
-                half = (row.high - row.low) / 2
                 words.append(
                     CONTRADICTED if row.low > noise else SUPPORTED if row.high < 1 / noise else UNDECIDED
                 )
                 marked = ", the machine was shared" if record.noisy else ""
                 effects.append(
-                    f"{study.name}: {other} {with_half_width(row.value, half)} times "
+                    f"{study.name}: {other} {without_spread(row.value)} times, "
+                    f"{without_spread(row.low)} to {without_spread(row.high)} "
                     f"(A/A {noise:.3f}, {record.provenance.device}{marked})"
                 )
     if not words:
