@@ -656,9 +656,9 @@ def _parallel_training(facts: Facts) -> Finding:
     lengths = list(series["lstm"])
     return Finding(
         verdict=verdict,
-        effect=f"kernel depth of a whole model under teacher forcing, n = {lengths[0]:,.0f} to "
-        f"{lengths[-1]:,.0f}: "
-        + ", ".join(f"{name} {count(first[name])} to {count(last[name])}" for name in series),
+        effect=f"kernel depth of a whole model under teacher forcing, n = "
+        f"{'/'.join(f'{n:,.0f}' for n in lengths)}: "
+        + ", ".join(f"{name} {'/'.join(map(count, one.values()))}" for name, one in series.items()),
         conditions=("what follows for tokens per second depends on the device: claim C.2",),
     )
 
