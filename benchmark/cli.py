@@ -516,12 +516,13 @@ def why(
         return 1
     loaded = load_study(folder.path)
     facts = Facts(records, loaded.train_records, loaded.beside)
-    page = write_page(facts, folder.path / "report", scale.value)
+    write_page(facts, folder.path / "report", scale.value)
+    page = _page(loaded, folder.path, None, options.data_directory, trust_code=False)
     if as_json:
         show(json.dumps({"study": study, "page": str(page), "claims": claim_rows(facts)}, indent=1))
     else:
         show(terminal_page(facts, _width()))
-    say(f"the page with its figures: {page}")
+    say(f"the page: {page}; as text, with its figures: {page.with_name('why.md')}")
     return 3 if any(record.status == "failed" for record in records) else code
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from benchmark.measure.timing import Interval
+from benchmark.measure.timing import STEADY, Interval
 from benchmark.record import Row
 from benchmark.report.rounding import count, with_half_width, without_spread
 from benchmark.why.cells import (
@@ -40,6 +40,7 @@ from benchmark.why.facts import (
     time_exponent,
     times_of,
     two_terms,
+    unsettled,
 )
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word
 from benchmark.why.learning import (
@@ -348,11 +349,18 @@ def _faster_when_short(facts: Facts) -> Finding:
 
 
 def _shared(facts: Facts) -> list[str]:
-    """Which times were taken while the machine was not alone."""
-    noisy = [record.subject for record in facts.records if record.kind == "time" and record.noisy]
-    if not noisy:
-        return []
-    return [f"the machine was shared or slowed down while these were timed: {', '.join(noisy)}"]
+    """Which times were taken while the machine was not alone, or kept drifting."""
+    timed = [record for record in facts.records if record.kind == "time"]
+    lines = []
+    if noisy := [record.subject for record in timed if record.noisy]:
+        lines.append(f"the machine was shared or slowed down while these were timed: {', '.join(noisy)}")
+    if drifting := sum(map(unsettled, timed)):
+        every = sum(len(row.samples) > 0 for record in timed for row in record.rows)
+        lines.append(
+            f"{drifting} of {every} series of times never settled (drift of more than {STEADY:.0%} from the "
+            "first round to the last); ratios within rounds, which decide, are free of what all share"
+        )
+    return lines
 
 
 def _crossovers(facts: Facts) -> list[str]:

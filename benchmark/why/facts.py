@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmark.measure.significance import summarise
-from benchmark.measure.timing import Interval, median, ratio
+from benchmark.measure.timing import LEAST_STEADY, Interval, median, ratio, steady_from
 from benchmark.record import LayerKind, LayerRecord, Row, TrainRecord
 from benchmark.report.study_results import StudyResults
 
@@ -167,6 +167,11 @@ class Crossover:
             for end in (self.value, self.low, self.high)
         ]
         return f"{ends[0]} ({ends[1]} to {ends[2]})"
+
+
+def unsettled(record: LayerRecord) -> int:
+    """How many of a record's timed series kept drifting from round to round."""
+    return sum(steady_from(row.samples) is None for row in record.rows if len(row.samples) >= LEAST_STEADY)
 
 
 def crossover(first: Sequence[Row], second: Sequence[Row]) -> Crossover:

@@ -54,9 +54,12 @@ def draw(facts: Facts, folder: Path, form: Form = "svg") -> list[tuple[str, str]
         ("heads", trained_figures.heads),
         ("sources", trained_figures.sources),
     ):
+        open_before = set(plt.get_fignums())
         try:
             drawn, caption = figure(facts)
-        except Missing:
+        except Missing:  # perhaps after it was begun
+            for begun in set(plt.get_fignums()) - open_before:
+                plt.close(begun)
             continue
         save(drawn, folder / f"{name}.{form}", form, bbox_inches="tight")
         made.append((f"{name}.{form}", caption))

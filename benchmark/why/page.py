@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmark.report.escaping import for_markdown, for_terminal
 from benchmark.report.layout import Column, Table, markdown_lines, terminal_lines
+from benchmark.store import write_atomic
 from benchmark.why.claims import CLAIMS, Claim
-from benchmark.why.facts import Facts
+from benchmark.why.facts import Facts, unsettled
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.table import further_tables, table_1
 
@@ -77,7 +78,11 @@ def count_of(ledger: Sequence[tuple[Claim, Finding]]) -> str:
 
 
 def write_page(facts: Facts, folder: Path, scale: str) -> Path:
-    """`why.md` with its figures beside it; the path of the page."""
+    """`why.md` with its figures beside it; the path of the page.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     from benchmark.why.figures import draw  # takes matplotlib, which tables do without
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,7 +118,7 @@ def write_page(facts: Facts, folder: Path, scale: str) -> Path:
             lines += [f"![{for_markdown(caption)}]({name})", "", for_markdown(caption), ""]
     lines += ["## How it was measured", "", *_provenance(facts)]
     page = folder / "why.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_atomic(page, ("\n".join(lines) + "\n").encode())
     return page
 
 
@@ -143,6 +148,8 @@ def _provenance(facts: Facts) -> list[str]:
             what += f"; {record.timing_method}"
         if record.noisy:
             what += f"; noisy: {'; '.join(record.noise)}"
+        if (drifting := unsettled(record)) > 0:
+            what += f"; {drifting} of its series never settled"
         if record.failure:
             what += f"; failed: {record.failure}"
         lines.append(f"- {for_markdown(what)}")
