@@ -56,6 +56,10 @@ class Chart:
         return asdict(self)
 
 
+DECIDES_SPEED = ("model", "model_file_sha256", "task", "task_file_sha256", "data")
+"""What of an experiment decides how fast it trains: sizes, lengths of sentences, and the size of a batch."""
+
+
 def study_charts(study: StudyResults, curves: Mapping[str, TrainRecord]) -> list[Chart]:
     """All charts of a study, in the order of its tables; `curves` are records with their curve, by run."""
     groups = study.groups
@@ -72,23 +76,21 @@ def study_charts(study: StudyResults, curves: Mapping[str, TrainRecord]) -> list
 def quality_and_speed(
     number: int, title: str, group: Group, speed_records: Sequence[SpeedRecord] = ()
 ) -> Chart | None:
-    """Score against speed, a point for each row: of a speed record of the same device where there is one, and
-    as run.
+    """Score against speed, a point for each row: of a speed record of the same conditions where there is one,
+    and as run.
     """
-    compared = {
-        row.model: row.value
-        for record in speed_records
-        if record.status == "done" and record.provenance.device == group.conditions.device
-        for row in record.rows
-        if (row.phase, row.quantity) == ("train", "target_tokens_per_second")
-    }
     scores = [key for key in group.scored if key[0] != VALIDATION] or group.scored
     points: list[Point] = []
+    load = ""
     for cell in group.comparable:
+        timed, noisy = _timed(cell, group, speed_records)
+        load = " (noisy)" if noisy else load
         point: Point = {
             "series": cell.model,
-            "label": row_name(cell),
-            "compared": compared.get(cell.model),
+            "label": f"{row_name(cell)} (noisy speed)" if noisy else row_name(cell),
+            "compared": timed.value if timed else None,
+            "compared_low": timed.low if timed else None,
+            "compared_high": timed.high if timed else None,
             "train": cell.median("train_target_tokens_per_second"),
             "generate": cell.median("generate_sentences_per_second"),
             "parameters": cell.median("parameters"),
@@ -101,7 +103,12 @@ def quality_and_speed(
     if len(points) < 2 or not scores:
         return None
     possible = (
-        Axis(field="compared", label="training in interleaved rounds, target tokens/s"),
+        Axis(
+            field="compared",
+            label=f"training in interleaved rounds{load}, target tokens/s",
+            low="compared_low",
+            high="compared_high",
+        ),
         Axis(field="train", label="training as run, target tokens/s"),
         Axis(field="generate", label="generation as run, sentences/s"),
         Axis(field="seconds", label="training, s"),
@@ -113,12 +120,38 @@ def quality_and_speed(
         section="quality",
         title=title,
         caption="Each point is a row of the table; bars are 95 % t-intervals over seeds, which one seed does "
-        "not have. Speeds as run follow each other in time: only a speed record compares them.",
+        "not have. Speeds as run follow each other in time: only a speed record compares them."
+        + (" Noisy: there was other load or throttling while this was timed." if load else ""),
         kind="scatter",
         points=points,
         x=x,
         y=[_score_axis(f"score{index}", score_name(*key)) for index, key in enumerate(scores)],
     )
+
+
+def _timed(cell: Cell, group: Group, speed_records: Sequence[SpeedRecord]) -> tuple[SpeedRow | None, bool]:
+    """A row's speed of training in interleaved rounds, and whether it was noisy; None where no record timed
+    the same model under the same conditions. Of several records one that was not noisy comes first.
+    """
+    experiment, conditions = cell.records[0].experiment, group.conditions
+    for record in sorted(speed_records, key=lambda record: bool(record.noisy)):
+        at, timed = record.provenance, record.experiments.get(cell.model)
+        if record.status != "done" or timed is None:
+            continue
+        if (at.device, at.devices, at.threads, at.precision, record.task_version) != (
+            conditions.device,
+            conditions.devices,
+            conditions.threads,
+            conditions.precision,
+            conditions.task_version,
+        ):
+            continue
+        if any(timed.get(name) != experiment.get(name) for name in DECIDES_SPEED):
+            continue
+        for row in record.rows:
+            if (row.model, row.phase, row.quantity) == (cell.model, "train", "target_tokens_per_second"):
+                return row, bool(record.noisy)
+    return None, False
 
 
 def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, TrainRecord]) -> Chart | None:

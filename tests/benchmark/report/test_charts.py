@@ -1,0 +1,73 @@
+"""Charts hold what may be compared, and no more."""
+
+import pytest
+
+from benchmark.report.charts import quality_and_speed
+from benchmark.report.comparison import groups
+from tests.benchmark.report.records import provenance, speed_record
+from tests.benchmark.report.test_html import runs
+
+
+def speeds_shown(*speed_records):
+    """The points of the chart of a study's only table, by model, and the axis of interleaved speeds."""
+    (group,) = groups(runs())
+    chart = quality_and_speed(1, "title", group, speed_records)
+    assert chart is not None
+    axis = next((axis for axis in chart.x if axis.field == "compared"), None)
+    return {str(point["series"]): point for point in chart.points}, axis
+
+
+def timed(run_id="5" * 16, **fields):
+    """A speed record of the same experiments as `runs` trains."""
+    experiments = {record.model_preset: record.experiment for record in runs()}
+    return speed_record(run_id, **{"experiments": experiments, **fields})
+
+
+def test_a_speed_of_the_same_conditions_is_shown_with_its_interval():
+    points, axis = speeds_shown(timed())
+    assert axis is not None
+    lstm = points["lstm-small"]
+    assert (lstm["compared"], lstm[axis.low], lstm[axis.high]) == (4400.0, 4350.0, 4450.0)
+    assert points["convs2s-small"]["compared"] is None  # was not timed
+    assert lstm["label"] == "lstm-small" and axis.label == ("training in interleaved rounds, target tokens/s")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"device": "Another Processor"},
+        {"devices": 2},
+        {"threads": 64},
+        {"precision": "bfloat16"},
+    ],
+)
+def test_a_speed_on_another_machine_is_not_shown(fields):
+    assert speeds_shown(timed(provenance=provenance(**fields)))[1] is None
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("task", {"name": "grammar_translation"}),
+        ("data", {"batch_tokens": 4096}),
+        ("model", {"name": "lstm", "width": 512}),
+    ],
+)
+def test_a_speed_of_another_experiment_is_not_shown(section, values):
+    experiments = {record.model_preset: {**record.experiment, section: values} for record in runs(seeds=[0])}
+    assert speeds_shown(timed(experiments=experiments))[1] is None
+    assert speeds_shown(timed(experiments={}))[1] is None
+    assert speeds_shown(timed(task_version=2))[1] is None
+
+
+def test_a_noisy_speed_is_marked_and_gives_way_to_one_that_is_not():
+    noisy_row = speed_record().rows[2].model_copy(update={"value": 1.0})
+    noisy = timed("6" * 16, noisy=True, noise=["other load"], rows=[noisy_row])
+    points, axis = speeds_shown(noisy)
+    assert axis is not None and axis.label == ("training in interleaved rounds (noisy), target tokens/s")
+    assert points["lstm-small"]["label"] == "lstm-small (noisy speed)"
+    assert points["transformer-small"]["label"] == "transformer-small"
+    for order in ([noisy, timed()], [timed(), noisy]):
+        points, axis = speeds_shown(*order)
+        assert points["lstm-small"]["compared"] == 4400.0
+        assert points["lstm-small"]["label"] == "lstm-small"
