@@ -183,7 +183,7 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
         name=f"curves-{number}",
         section="curves",
         title=title,
-        caption="Validations while the models train: mean over seeds, bands are 95 % "
+        caption="Validations while the models train, of runs that are done: mean over seeds, bands are 95 % "
         "t-intervals over seeds. Greedy output, weights as they are at that step.",
         kind="curves",
         points=points,
@@ -376,7 +376,7 @@ def _number(value: Any) -> float:
 
 def _by_step(cell: Cell, curves: Mapping[str, TrainRecord]) -> dict[int, list[Any]]:
     found: dict[int, list[Any]] = {}
-    for record in cell.records:
+    for record in cell.done:
         for point in curves[record.run_id].curve if record.run_id in curves else []:
             found.setdefault(point.step, []).append(point)
     return found

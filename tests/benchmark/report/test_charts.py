@@ -2,9 +2,12 @@
 
 import pytest
 
-from benchmark.report.charts import quality_and_speed
+from benchmark.record import CurvePoint
+from benchmark.report.charts import learning_curves, quality_and_speed
 from benchmark.report.comparison import groups
-from tests.benchmark.report.records import provenance, speed_record
+from benchmark.report.curves import with_curves
+from benchmark.report.study_results import load_study
+from tests.benchmark.report.records import provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_html import runs
 
 
@@ -71,3 +74,30 @@ def test_a_noisy_speed_is_marked_and_gives_way_to_one_that_is_not():
         points, axis = speeds_shown(*order)
         assert points["lstm-small"]["compared"] == 4400.0
         assert points["lstm-small"]["label"] == "lstm-small"
+
+
+def test_learning_curves_are_of_runs_that_are_done(study_folder):
+    diverged = train_record(
+        "d" * 16,
+        "lstm-small",
+        seed=7,
+        status="diverged",
+        curve=[
+            CurvePoint(
+                step=1000,
+                train_seconds=100.0,
+                train_target_tokens=700_000,
+                validation_loss=99.0,
+                scores=scores({("validation", "bleu"): 0.0}),
+            )
+        ],
+    )
+    folder = study_folder(*runs(), diverged)
+    study = load_study(folder)
+    (group,) = study.groups
+    chart = learning_curves(1, "title", group, with_curves(study.train_records, folder))
+    assert chart is not None
+    first = next(p for p in chart.points if (p["series"], p["step"]) == ("lstm-small", 1000))
+    assert first["seeds"] == 3
+    assert first["metric_bleu"] == pytest.approx(12.1)
+    assert first["loss"] == pytest.approx(5.1)
