@@ -1,4 +1,4 @@
-"""A study as pandas sees it: one row for each value that was measured.
+"""A study as pandas sees it: one row for each value that was measured, and match that its run belongs to.
 
 from benchmark.report.frame import compare, load, plot
 
@@ -21,6 +21,7 @@ from benchmark.measure.significance import summarise
 from benchmark.record import (
     LayerRecord,
     Row,
+    Score,
     SpeedRecord,
     SpeedRow,
     TrainRecord,
@@ -28,6 +29,7 @@ from benchmark.record import (
     read_record,
 )
 from benchmark.report.study_results import StudyResults, load_study
+from tasks import VALIDATION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,17 +40,18 @@ COLUMNS = {
     "kind": "What made the record: train, speed, span, path, signal, complexity, time, ...",
     "status": "Of the run: done, failed or diverged.",
     "model": "The model, as reports call it; of layers what was measured.",
-    "settings": "JSON of the fields of the experiment that vary within the study for this model.",
+    "settings": "JSON of the fields of the experiment that vary for this model within the study's match.",
     "task": "The task's preset, else its name.",
     "seed": "Of the run; missing where there is none.",
-    "match": "What the study holds equal, where the run is a cell of a match; several, with commas.",
+    "match": "What the study holds equal; a run that is a cell of several matches has its rows in each.",
     "trial": "Number of the trial of the search; missing in the comparison.",
     "phase": "Of a speed record: train, generate ...",
     "split": "The split that a score is of.",
-    "step": "Optimiser steps until then; missing where the value has none.",
+    "step": "Optimiser steps until a validation of training; missing for what is measured at the end.",
     "quantity": "What was measured: bleu, train_target_tokens_per_second, kernel_depth, ...",
     "value": "Its value.",
     "unit": "Its unit.",
+    "signature": "Of a score: how it was counted; only equal ones compare.",
     "low": "Lower end of its 95 % interval, where the record has one.",
     "high": "Upper end.",
     "device": "The accelerator or processor.",
@@ -112,47 +115,49 @@ def load(study: str | Path) -> pd.DataFrame:
 
 def _train_rows(study: StudyResults, folder: Path) -> Iterator[dict[str, Any]]:
     settings = {
-        record.run_id: canonical_json(cell.settings)
+        (record.run_id, group.conditions.match): canonical_json(cell.settings)
         for group in study.groups
         for cell in group.cells
         for record in cell.records
     }
     for record in (*study.train_records, *study.trials):
-        matches = [name for name in study.matches.get(record.run_id, {}) if name]
         head = {
             **_head(record),
             "model": record.model_preset,
-            "settings": settings.get(record.run_id, "{}"),
             "task": record.task_preset or record.task_name,
             "seed": record.seed,
-            "match": ",".join(matches),
             "trial": study.trial_numbers.get(record.run_id),
         }
-        for score in record.scores:
-            yield {
-                **head,
-                "split": score.split,
-                "step": record.steps,
-                "quantity": score.metric,
-                "value": score.value,
-                "unit": "of 100",
-            }
-        for name, unit in UNITS.items():
-            value = getattr(record, name)
-            if value is not None:
-                yield {**head, "quantity": name, "value": value, "unit": unit}
-        try:
-            whole = read_record(folder / "runs" / record.run_id / "record.json")
-        except UnreadableRecord:
-            continue
-        for point in whole.curve if isinstance(whole, TrainRecord) else []:
-            at = {**head, "split": "validation", "step": point.step}
-            if point.validation_loss is not None:
-                loss = {"quantity": "validation_loss", "value": point.validation_loss, "unit": "nats/token"}
-                yield {**at, **loss}
-            for score in point.scores:
-                curve = {"quantity": f"validation_{score.metric}", "value": score.value, "unit": "of 100"}
-                yield {**at, **curve}
+        values = list(_values(record, folder))
+        for match in study.matches.get(record.run_id, [""]):
+            held = {"match": match, "settings": settings.get((record.run_id, match), "{}")}
+            yield from ({**head, **held, **value} for value in values)
+
+
+def _values(record: TrainRecord, folder: Path) -> Iterator[dict[str, Any]]:
+    """Scores, measured fields, and the curve as far as the record's file can be read."""
+    for score in record.scores:
+        yield _score(score, score.metric)
+    for name, unit in UNITS.items():
+        value = getattr(record, name)
+        if value is not None:
+            yield {"quantity": name, "value": value, "unit": unit}
+    try:
+        whole = read_record(folder / "runs" / record.run_id / "record.json")
+    except UnreadableRecord:
+        return
+    for point in whole.curve if isinstance(whole, TrainRecord) else []:
+        at = {"split": VALIDATION, "step": point.step}
+        if point.validation_loss is not None:
+            loss = {"quantity": "validation_loss", "value": point.validation_loss, "unit": "nats/token"}
+            yield {**loss, **at}
+        for score in point.scores:
+            yield {**_score(score, f"validation_{score.metric}"), **at}
+
+
+def _score(score: Score, quantity: str) -> dict[str, Any]:
+    value = {"quantity": quantity, "value": score.value, "unit": "of 100"}
+    return {**value, "split": score.split, "signature": score.signature}
 
 
 def _speed_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
@@ -196,12 +201,14 @@ def _head(record: TrainRecord | SpeedRecord | LayerRecord) -> dict[str, Any]:
     }
 
 
-CONDITIONS = ("task", "device", "devices", "threads", "precision", "match")
+CONDITIONS = ("study", "task", "device", "devices", "threads", "precision", "match")
 """What has to be equal between values that are compared."""
 
 
 def compare(frame: pd.DataFrame, quantity: str, split: str | None = None) -> pd.DataFrame:
     """Mean of a quantity over seeds for each model and setting, with its 95 % t-interval.
+
+    Runs that are done count, and no trials of a search.
 
     Args:
         frame: of `load`; several may be concatenated.
@@ -209,15 +216,16 @@ def compare(frame: pd.DataFrame, quantity: str, split: str | None = None) -> pd.
         split: of a score; all where it is not given.
 
     Returns:
-        One row for each model, setting, split and set of `CONDITIONS`: `mean`, `low` and `high` (missing with
-        one seed), `seeds` and `unit`. Only rows of the same index but the model may be compared.
+        One row for each set of `CONDITIONS`, split, model and setting, and for each phase, step and further
+        condition where the quantity has them: `mean`, `low` and `high` (missing with one seed), `seeds`,
+        `unit` and `signature` (of a score). Only rows whose index is equal but for model and settings may be
+        compared.
 
     Raises:
-        UserError: the frame has no such quantity or split.
+        UserError: the frame has no such quantity or split, or scores of several signatures.
     """
     chosen = _chosen(frame, quantity, split)
-    chosen = chosen[chosen["trial"].isna() & (chosen["status"] == "done")]
-    index = [*CONDITIONS, "split", "model", "settings"]
+    index = _index(chosen)
     rows = []
     for key, values in chosen.groupby(index, dropna=False, sort=False):
         summary = summarise(list(values["value"]))
@@ -230,60 +238,79 @@ def compare(frame: pd.DataFrame, quantity: str, split: str | None = None) -> pd.
                 "high": summary.mean + half,
                 "seeds": summary.number_of_seeds,
                 "unit": values["unit"].iloc[0],
+                "signature": values["signature"].iloc[0],
             }
         )
-    return pd.DataFrame(rows, columns=[*index, "mean", "low", "high", "seeds", "unit"]).set_index(index)
+    return pd.DataFrame(rows).set_index(index)
 
 
 def plot(
-    frame: pd.DataFrame,
-    quantity: str,
-    x: str = "step",
-    split: str | None = None,
-    by: str | Sequence[str] = "model",
-    ax: Axes | None = None,
+    frame: pd.DataFrame, quantity: str, x: str = "step", split: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """A quantity over a column, a line for each value of `by`, bands over what is left (seeds, mostly).
+    """A quantity over a column: means over seeds, with their 95 % t-intervals as bands.
+
+    Each model has a line, and where there are several matches, tasks, devices, ... one for each: what
+    `compare` tells apart is never in one mean. Runs that are done count, and no trials of a search.
 
     Args:
         frame: of `load`.
         quantity: one of the frame's.
-        x: a column of numbers, such as `step`, `n` or `distance`.
+        x: a column of numbers, such as `step` or `n`.
         split: of a score; all where it is not given.
-        by: one column or several.
         ax: where to draw; a new figure where it is not given.
 
     Raises:
-        UserError: the frame has no such quantity, split or column.
+        UserError: the frame has no such quantity, split or column, or scores of several signatures.
     """
     import matplotlib.pyplot as plt
 
-    names = [by] if isinstance(by, str) else list(by)
-    for name in (x, *names):
-        if name not in frame:
-            raise UserError(f"no column {shown(name)}; there are {', '.join(frame.columns)}")
+    if x not in frame:
+        raise UserError(f"no column {shown(x)}; there are {', '.join(frame.columns)}")
     chosen = _chosen(frame, quantity, split).dropna(subset=[x])
+    if chosen.empty:
+        raise UserError(f"{quantity}: not measured over {shown(x)}")
+    apart = [
+        name for name in _index(chosen) if name not in ("model", x) and chosen[name].nunique(dropna=False) > 1
+    ]
     if ax is None:
         _, ax = plt.subplots(layout="constrained")
-    for key, values in chosen.groupby(names, dropna=False, sort=False):
+    for key, values in chosen.groupby(["model", *apart], dropna=False, sort=False):
         line: list[tuple[float, float, float, float]] = []
         for place, here in values.groupby(x):
             summary = summarise(list(here["value"]))
             half = summary.half_width or 0.0
             line.append((float(str(place)), summary.mean, summary.mean - half, summary.mean + half))
         across, mean, low, high = zip(*line, strict=True)
-        (drawn,) = ax.plot(across, mean, marker=".", label=", ".join(map(str, key)))
+        (drawn,) = ax.plot(across, mean, marker=".", label=_label(apart, key))
         ax.fill_between(across, low, high, color=drawn.get_color(), alpha=0.15)
     unit = chosen["unit"].iloc[0]
     ax.set_xlabel(x)
     ax.set_ylabel(
         f"{quantity.replace('_', ' ')}, {unit}" if unit not in ("", "1") else quantity.replace("_", " ")
     )
-    ax.legend()
+    ax.legend(fontsize="small")
     return ax
 
 
+def _label(names: Sequence[str], key: Sequence[Any]) -> str:
+    """The model, and what sets its line apart from others."""
+    model, *rest = key
+    told = [
+        f"{name} {value}"
+        for name, value in zip(names, rest, strict=True)
+        if not pd.isna(value) and value not in ("", "{}")
+    ]
+    return ", ".join([str(model), *told])
+
+
+def _index(chosen: pd.DataFrame) -> list[str]:
+    """The columns that set values of one quantity apart, but for the seed."""
+    further = ["phase", "step", *(name for name in map(str, chosen.columns) if name not in COLUMNS)]
+    return [*CONDITIONS, "split", "model", "settings", *(n for n in further if chosen[n].notna().any())]
+
+
 def _chosen(frame: pd.DataFrame, quantity: str, split: str | None) -> pd.DataFrame:
+    """The values of a quantity that may be compared: of runs that are done, and of no search."""
     chosen = frame[frame["quantity"] == quantity]
     if chosen.empty:
         raise UserError(
@@ -293,4 +320,14 @@ def _chosen(frame: pd.DataFrame, quantity: str, split: str | None) -> pd.DataFra
         chosen = chosen[chosen["split"] == split]
         if chosen.empty:
             raise UserError(f"{quantity}: not measured on split {shown(split)}")
+    chosen = chosen[chosen["trial"].isna() & (chosen["status"] == "done")]
+    if chosen.empty:
+        raise UserError(f"{quantity}: no run outside of a search is done")
+    for _, together in chosen.groupby([*CONDITIONS, "split"], dropna=False):
+        signatures = together["signature"].dropna().unique()
+        if len(signatures) > 1:
+            raise UserError(
+                f"{quantity}: scores of several signatures do not compare ({', '.join(signatures)}); choose "
+                "those of one: frame[frame['signature'] == ...]"
+            )
     return chosen

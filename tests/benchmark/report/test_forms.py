@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmark.config import UserError
@@ -14,6 +15,7 @@ from benchmark.report.frame import COLUMNS, compare, load, plot
 from benchmark.report.study_results import load_study
 from benchmark.report.tables import csv_table, latex_table, train_tables
 from tests.benchmark.report.records import scores, speed_record, train_record
+from tests.benchmark.report.test_budgets import cell as study_cell
 from tests.benchmark.report.test_html import runs
 
 HOSTILE = r"\input{/etc/passwd} 100% $x^2_i$ #1 ~a & {b} <c> |d| \"e` -- 'f' ± … é 中 \write18{ls}"
@@ -103,3 +105,85 @@ def test_plot_draws_a_line_for_each_model(study_folder):
     assert axes.get_ylabel() == "validation bleu, of 100"
     with pytest.raises(UserError, match="no column 'stepp'"):
         plot(frame, "bleu", x="stepp")
+    with pytest.raises(UserError, match="bleu: not measured over 'step'"):
+        plot(frame, "bleu")
+
+
+@pytest.fixture
+def matched(study_folder):
+    """The frame of a study of two matches, of which both have the transformer, a trial and a diverged run."""
+    made = runs(models=("transformer-small", "lstm-small", "lstm-small"))
+    shared, by_seconds, by_flops = made[:3], made[3:6], made[6:]
+    trial = made[0].model_copy(update={"run_id": "a" * 16})
+    diverged = made[3].model_copy(update={"run_id": "b" * 16, "status": "diverged", "seed": 9})
+    cells = [
+        *(study_cell(record, match=match) for match in ("seconds", "flops") for record in shared),
+        *(study_cell(record, match="seconds", held=1.0) for record in (*by_seconds, diverged)),
+        *(study_cell(record, match="flops", held=1.0) for record in by_flops),
+        study_cell(trial, match="seconds", trial=0),
+    ]
+    return load(study_folder(*made, trial, diverged, cells=cells))
+
+
+def test_a_run_of_several_matches_has_its_rows_in_each(matched):
+    assert set(matched["match"]) == {"seconds", "flops"}
+    found = compare(matched, "bleu", split="test")
+    assert list(found["seeds"]) == [3] * 4
+    for match in ("seconds", "flops"):
+        by_model = found.xs(match, level="match")
+        assert set(by_model.index.get_level_values("model")) == {"transformer-small", "lstm-small"}
+    for match, mean in (("seconds", 32.0 + 1 / 7), ("flops", 34.0 + 1 / 7)):
+        assert found.xs((match, "lstm-small"), level=("match", "model"))["mean"].item() == pytest.approx(mean)
+
+
+def test_a_plot_has_a_line_for_each_match_and_neither_trials_nor_runs_that_diverged(matched):
+    lines = {
+        line.get_label(): list(np.asarray(line.get_ydata()))
+        for line in plot(matched, "validation_bleu").get_lines()
+    }
+    assert set(lines) == {
+        f"{model}, match {match}"
+        for model in ("transformer-small", "lstm-small")
+        for match in ("seconds", "flops")
+    }
+    assert lines["lstm-small, match seconds"] == pytest.approx([11.1, 21.1, 31.1])
+    assert lines["lstm-small, match flops"] == pytest.approx([12.1, 22.1, 32.1])
+    one_match = plot(matched[matched["match"] == "seconds"], "validation_bleu")
+    assert {line.get_label() for line in one_match.get_lines()} == {"transformer-small", "lstm-small"}
+
+
+def test_studies_are_never_in_one_mean(study_folder):
+    frame = load(study_folder(*runs()))
+    both = pd.concat([frame, frame.assign(study="longer")])
+    assert set(compare(both, "bleu", split="test")["seeds"]) == {3}
+    labels = [line.get_label() for line in plot(both, "validation_loss").get_lines()]
+    assert len(labels) == 6 and "lstm-small, study longer" in labels
+
+
+def test_phases_and_steps_are_never_in_one_mean(study_folder):
+    frame = load(study_folder(*runs(), speed_record()))
+    speeds = compare(frame, "target_tokens_per_second")
+    assert set(speeds["seeds"]) == {1} and "train" in speeds.index.get_level_values("phase")
+    curves = compare(frame, "validation_bleu")
+    assert set(curves["seeds"]) == {3} and set(curves.index.get_level_values("step")) == {1000, 2000, 3000}
+
+
+def test_scores_of_several_signatures_are_refused(study_folder):
+    made = runs(seeds=[0])
+    other = train_record(
+        "c" * 16, "lstm-small", seed=1, scores=scores({("test", "bleu"): 50.0}, bleu_signature="lower")
+    )
+    frame = load(study_folder(*made, other))
+    with pytest.raises(ValueError, match=r"several signatures do not compare \(nrefs:1.*, lower\)"):
+        compare(frame, "bleu", split="test")
+    with pytest.raises(ValueError, match="several signatures"):
+        plot(frame.assign(n=1), "bleu", x="n", split="test")
+    alone = compare(frame[frame["signature"] == "lower"], "bleu", split="test")
+    assert list(alone["mean"]) == [50.0] and list(alone["signature"]) == ["lower"]
+
+
+def test_without_a_run_that_is_done_it_says_so(study_folder):
+    (record,) = runs(models=["lstm-small"], seeds=[0])
+    frame = load(study_folder(record.model_copy(update={"status": "diverged"})))
+    with pytest.raises(UserError, match="bleu: no run outside of a search is done"):
+        compare(frame, "bleu")
