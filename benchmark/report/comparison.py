@@ -30,6 +30,29 @@ SEVERAL = "several devices"
 """The device of a table over all of them."""
 MEDIANS = ("parameters", "body_parameters", "steps", "validation_loss", *TIMINGS)
 
+ROW_FIELDS = (
+    "table",
+    "match",
+    "model",
+    "settings",
+    "invalid",
+    "task",
+    "task_version",
+    "device",
+    "devices",
+    "threads",
+    "precision",
+    "torch_version",
+    "harness_version",
+    "seeds",
+    "runs_done",
+    "runs_failed",
+    "runs_diverged",
+    *(f"{name}_median_over_seeds" if name in TIMINGS else name for name in MEDIANS),
+    "peak_memory_bytes",
+    "run_ids",
+)
+"""What each of `rows` has, beside its scores."""
 
 Matches = Mapping[str, Mapping[str, float | None]]
 """By run: the matches that it is a cell of, each with how much its reference has of what is held equal; None

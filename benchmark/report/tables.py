@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import match_lines, ranking_remarks
 from benchmark.report.checklist import checklist
-from benchmark.report.comparison import SEVERAL, Cell, Group, group_titles, layer_rows, rows, speed_rows
+from benchmark.report.comparison import (
+    ROW_FIELDS,
+    SEVERAL,
+    Cell,
+    Group,
+    group_titles,
+    layer_rows,
+    rows,
+    speed_rows,
+)
 from benchmark.report.escaping import for_csv, for_latex, for_markdown, for_terminal
 from benchmark.report.layout import (
     METRIC_TITLES,
@@ -65,14 +74,13 @@ def latex_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str:
 
 def csv_table(study: StudyResults) -> str:
     """The rows of the comparison at full precision; of a study without one, those of its speed records, or of
-    its measurements of layers.
+    its measurements of layers; of one without records, the header alone.
     """
     found = rows(study.groups) or speed_rows(study.speed_records) or layer_rows(study.layer_records)
     text = io.StringIO(newline="")
-    if found:
-        writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: for_csv(value) for name, value in row.items()} for row in found)
+    writer = csv.DictWriter(text, list(found[0]) if found else ROW_FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: for_csv(value) for name, value in row.items()} for row in found)
     return text.getvalue()
 
 

@@ -63,6 +63,14 @@ def test_csv_has_full_precision_and_no_formula(study_folder):
     assert csv_table(load_study(study_folder())) == csv_table(study)  # the folder is the same
 
 
+def test_csv_of_a_study_without_records_is_the_header(study_folder):
+    empty = csv_table(load_study(study_folder()))
+    (header,) = csv.reader(io.StringIO(empty))
+    made = [record.model_copy(update={"scores": []}) for record in runs()]
+    full = csv_table(load_study(study_folder(*made)))
+    assert header == next(csv.reader(io.StringIO(full)))
+
+
 def test_a_frame_has_every_value_and_documented_columns(study_folder):
     made = runs()
     frame = load(study_folder(*made, speed_record()))
