@@ -223,6 +223,8 @@ def _facts(study: StudyResults) -> list[dict[str, str]]:
     facts = []
     if records:
         facts.append({"name": "runs done, failed, diverged", "value": " / ".join(f"{n:,}" for n in states)})
+    if study.unreadable:
+        facts.append({"name": "records unreadable", "value": f"{len(study.unreadable):,}"})
     if study.missing:
         facts.append({"name": "runs not made yet", "value": f"{len(study.missing):,}"})
     if study.trials:

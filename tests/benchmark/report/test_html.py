@@ -202,6 +202,15 @@ def test_a_folder_that_cannot_be_written_is_named(study_folder, tmp_path):
         pages(folder, tmp_path / "file" / "page")
 
 
+def test_records_that_cannot_be_read_are_counted_and_named(study_folder, tmp_path):
+    folder = study_folder(*runs())
+    for run_id in (f"{number:016x}" for number in (0, 1)):
+        (folder / "runs" / run_id / "record.json").write_text("{}")
+    text = pages(folder, tmp_path / "page")[0]["index.html"]
+    assert "<b>2</b>records unreadable" in text
+    assert text.count("unreadable, left out: runs/") == 2
+
+
 def test_without_records_it_says_so(study_folder, tmp_path):
     text = pages(study_folder(), tmp_path / "page")[0]["index.html"]
     assert "no records yet" in text
