@@ -258,8 +258,8 @@ def translates_better(facts: Facts) -> Finding:
             words.append(UNDECIDED)
     if not effects:
         raise Missing(
-            "no study of translation with equal seconds lies beside this one; `seqbench run multi30k-en-de` "
-            "or `grammar-translation` makes one"
+            "no study of translation with equal seconds lies beside this one: seqbench run multi30k-en-de "
+            "or grammar-translation makes one"
         )
     return Finding(verdict=_together(words), effect="; ".join(effects), conditions=tuple(conditions))
 
@@ -364,7 +364,7 @@ def trains_faster(facts: Facts) -> Finding:
                     f"(A/A {noise:.3f}, {record.provenance.device}{marked})"
                 )
     if not words:
-        raise Missing("no speed record lies beside this study; `seqbench run speed` makes one")
+        raise Missing("no speed record lies beside this study: seqbench run speed makes one")
     return Finding(
         verdict=_together(words),
         effect=f"target tokens/s of training against the Transformer's: {'; '.join(effects)}",

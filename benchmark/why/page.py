@@ -48,7 +48,7 @@ def why_tables(facts: Facts) -> list[Table]:
         columns=[Column(title=(name,), is_text=True) for name in ("claim", "verdict", "says", "measured")],
         rows=[[claim.number, finding.verdict, claim.sentence, finding.effect] for claim, finding in ledger],
         labels=1,
-        last_notes=["Predictions, tests and conditions: `seqbench why`, or --format html."],
+        last_notes=["Predictions, tests and conditions: seqbench why, or --format html."],
     )
     return [table_1(facts), *further_tables(facts), claims]
 

@@ -12,6 +12,7 @@ from benchmark.why.claims import CLAIMS
 from benchmark.why.cost import tables_2_and_3
 from benchmark.why.facts import Facts
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
+from benchmark.why.page import why_tables
 from tests.benchmark.report.records import provenance, scores, speed_record, train_record
 from tests.benchmark.why.synthetic import row
 
@@ -195,3 +196,12 @@ def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> 
     assert bleu.startswith("36.15 ")
     assert float(counted) == pytest.approx(2e9 * 5000)
     assert float(paper) == pytest.approx(float(seconds) * 1e11, rel=0.01)
+
+
+def test_texts_of_the_tables_have_no_markup_of_their_own():
+    """Every form escapes them, so that a backtick would be read as one."""
+    for table in why_tables(Facts.of(StudyResults(name="why"))):
+        titles = [line for column in table.columns for line in column.title]
+        cells = [text for row in table.rows for text in row]
+        texts = [table.title, *table.heading, *titles, *cells, *table.remarks, *table.notes]
+        assert not [text for text in texts if "`" in text]
