@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from benchmark.report.escaping import for_latex, for_markdown, for_terminal
@@ -87,23 +87,36 @@ def terminal_lines(table: Table, width: int) -> list[str]:
 
 
 def markdown_lines(table: Table) -> list[str]:
-    """The table in GitHub-flavoured Markdown, under a heading of the second level."""
+    """The table in GitHub-flavoured Markdown, under a heading of the second level.
 
-    def row(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(map(for_markdown, cells))} |"
+    Bold is the highest mean, italic what the seeds do not tell from it.
+    """
+
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def cell(row: int, column: int, text: str) -> str:
+        mark = "**" if (row, column) in table.best else "*" if (row, column) in table.level else ""
+        return f"{mark}{for_markdown(text)}{mark}"
 
     def items(texts: Sequence[str]) -> list[str]:
         return ["", *(f"- {for_markdown(text)}" for text in texts)] if texts else []
 
+    notes = table.notes
+    if table.best:
+        notes.append("Bold: the highest mean; italic: what these seeds do not tell from it.")
     return [
         f"## {for_markdown(table.title)}",
         *items(table.heading),
         "",
-        row([on_one_line(column.title) for column in table.columns]),
+        line(for_markdown(on_one_line(column.title)) for column in table.columns),
         "|" + "|".join(":---" if column.is_text else "---:" for column in table.columns) + "|",
-        *map(row, table.rows),
+        *(
+            line(cell(row, column, text) for column, text in enumerate(texts))
+            for row, texts in enumerate(table.rows)
+        ),
         *items(table.remarks),
-        *items(table.notes),
+        *items(notes),
         *items(runs_lines(table)),
     ]
 
@@ -184,7 +197,7 @@ def _latex_number(text: str) -> str:
 
 def on_one_line(title: Sequence[str]) -> str:
     """A column's title without its line ends."""
-    return " ".join(title).replace("_ ", "_").replace("/ ", "/")
+    return "".join(line if line.endswith(("_", "/")) else f"{line} " for line in title).rstrip()
 
 
 def _blocks(table: Table, width: int) -> list[list[int]]:

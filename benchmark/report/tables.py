@@ -1,7 +1,8 @@
-"""Tables of a study for the terminal and for Markdown.
+"""Tables of a study for the terminal, for Markdown, LaTeX and CSV.
 
 Each is headed by what its rows have in common, ends with the runs that are not in it and why, and explains
-its columns. Nothing is marked as best: whether a difference is one needs more than the order of two means.
+its columns. Where a form marks the highest mean, it marks what the seeds do not tell from it as well; a
+terminal marks nothing.
 """
 
 from __future__ import annotations

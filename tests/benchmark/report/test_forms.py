@@ -1,6 +1,7 @@
 """LaTeX, CSV and pandas: the same rows in other forms."""
 
 import csv
+import dataclasses
 import io
 import shutil
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 from benchmark.config import UserError
 from benchmark.report.escaping import for_csv, for_latex
 from benchmark.report.frame import COLUMNS, compare, load, plot
+from benchmark.report.layout import on_one_line
 from benchmark.report.study_results import load_study
-from benchmark.report.tables import csv_table, latex_table, train_tables
+from benchmark.report.tables import csv_table, latex_table, markdown_table, train_tables
 from tests.benchmark.report.records import scores, speed_record, train_record
 from tests.benchmark.report.test_budgets import cell as study_cell
 from tests.benchmark.report.test_html import runs
@@ -49,6 +51,32 @@ def test_latex_has_the_cells_of_the_table(study_folder):
             assert for_latex(cell) in text
     assert text.count(r"\textbf{") == 1
     assert text.count(r"\underline{") == 2
+
+
+def test_markdown_marks_the_highest_mean_and_what_the_seeds_do_not_tell_from_it(study_folder):
+    study = load_study(study_folder(*runs()))
+    (table,) = train_tables(study)
+    text = markdown_table(study)
+    ((row, column),) = table.best
+    assert f"| **{table.rows[row][column]}** |" in text
+    for row, column in table.level:
+        assert f"| *{table.rows[row][column]}* |" in text
+    assert len(table.level) == 2 and text.count("**") == 2
+    assert "\n- Bold: the highest mean; italic: what these seeds do not tell from it.\n" in text
+    one_model = dataclasses.replace(study, train_records=study.train_records[:1])
+    assert "**" not in markdown_table(one_model) and "Bold" not in markdown_table(one_model)
+
+
+@pytest.mark.parametrize(
+    ("title", "line"),
+    [
+        (("mixing", "operations", "n / d"), "mixing operations n / d"),
+        (("runs", "done/failed/", "diverged"), "runs done/failed/diverged"),
+        (("test_2016_", "flickr", "BLEU"), "test_2016_flickr BLEU"),
+    ],
+)
+def test_a_title_in_one_line_goes_on_only_where_its_lines_ended(title, line):
+    assert on_one_line(title) == line
 
 
 def test_csv_has_full_precision_and_no_formula(study_folder):
