@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from benchmark.record import TrainRecord
 from benchmark.request import TOLERANCE
-from tasks import VALIDATION
 
 if TYPE_CHECKING:
     from benchmark.report.comparison import Cell, Group
@@ -110,52 +108,6 @@ def matched_by_data(every: Sequence[Group]) -> list[list[Group]]:
         if group.conditions.match:
             by_data.setdefault(replace(group.conditions, match="", signatures=()), []).append(group)
     return list(by_data.values())
-
-
-def ranking_remarks(every: Sequence[Group]) -> list[str]:
-    """Where the order of two models depends on what is held equal; by means, which are no test."""
-    remarks = []
-    for groups_of_data in matched_by_data(every):
-        same: dict[tuple[str, ...], list[str]] = {}
-        for split, metric in groups_of_data[0].scored:
-            means = _means(groups_of_data, split, metric)
-            if split == VALIDATION or len(means) < 2:
-                continue
-            flips = _flips(means)
-            remarks += [f"ranking by {split} {metric} flips with what is held equal: {one}" for one in flips]
-            if not flips:
-                same.setdefault(tuple(means), []).append(f"{split} {metric}")
-        remarks += [
-            f"ranking by {', '.join(scores)} is the same at equal {', '.join(held)}"
-            for held, scores in same.items()
-        ]
-    return remarks
-
-
-def _means(every: Sequence[Group], split: str, metric: str) -> dict[str, dict[str, float]]:
-    """By match and model; what was run with several settings has no single mean."""
-    means: dict[str, dict[str, float]] = {}
-    for group in every:
-        for cell in group.comparable:
-            score = cell.score(split, metric)
-            if score is not None and not cell.settings:
-                means.setdefault(group.conditions.match, {})[cell.model] = score.mean
-    return means
-
-
-def _flips(means: Mapping[str, Mapping[str, float]]) -> list[str]:
-    models = list(dict.fromkeys(model for scores in means.values() for model in scores))
-    flips = []
-    for first, second in itertools.combinations(models, 2):
-        ahead: dict[str, list[str]] = {}
-        for match, scores in means.items():
-            if first in scores and second in scores and scores[first] != scores[second]:
-                ahead.setdefault(first if scores[first] > scores[second] else second, []).append(match)
-        if len(ahead) == 2:
-            flips.append(
-                "; ".join(f"{model} leads at equal {' and '.join(held)}" for model, held in ahead.items())
-            )
-    return flips
 
 
 def budget_rows(every: Sequence[Group]) -> list[dict[str, Any]]:

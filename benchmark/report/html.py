@@ -22,11 +22,10 @@ from markupsafe import Markup
 from benchmark.config import one_line
 from benchmark.record import Record, TrainRecord
 from benchmark.report import charts
-from benchmark.report.budgets import ranking_remarks
 from benchmark.report.comparison import group_titles
 from benchmark.report.curves import with_curves
 from benchmark.report.layout import Table
-from benchmark.report.matrices import ranking_tables, significance_matrices
+from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
 from benchmark.report.published import published_tables
 from benchmark.report.run_page import run_document
 from benchmark.report.samples import Samples

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 from benchmark.report.budgets import matched_by_data
 from benchmark.report.comparison import Group
@@ -136,3 +137,81 @@ def _level(group: Group, split: str, metric: str) -> set[str]:
         if (family.split, family.metric) == (split, metric):
             return {cell.model for cell in leaders(family)[1]}
     return set()
+
+
+def ranking_remarks(every: Sequence[Group]) -> list[str]:
+    """How the order of means depends on what is held equal, and how much of it the tests decide."""
+    remarks = []
+    for groups_of_data in matched_by_data(every):
+        same: dict[tuple[str, ...], list[str]] = {}
+        decided: dict[tuple[str, ...], list[bool]] = {}
+        for split, metric in groups_of_data[0].scored:
+            means = _means(groups_of_data, split, metric)
+            if split == VALIDATION or len(means) < 2:
+                continue
+            told_apart = {
+                group.conditions.match: _told_apart(group, split, metric) for group in groups_of_data
+            }
+            name, held = score_name(split, metric), tuple(means)
+            flips = _flips(means, told_apart)
+            remarks += [f"{name}: the order of means flips with what is held equal: {one}" for one in flips]
+            if not flips:
+                same.setdefault(held, []).append(name)
+                decided.setdefault(held, []).extend(
+                    {first, second} in told_apart[match]
+                    for match, scores in means.items()
+                    for first, second in itertools.combinations(scores, 2)
+                )
+        remarks += [
+            f"{', '.join(names)}: the means are in the same order at equal {', '.join(held)}; "
+            f"{_count_decided(decided[held])}"
+            for held, names in same.items()
+        ]
+    return remarks
+
+
+def _count_decided(decided: Sequence[bool]) -> str:
+    if not any(decided):
+        return f"these seeds decide none of the {len(decided):,} differences between two models"
+    return f"these seeds decide {sum(decided):,} of the {len(decided):,} differences between two models"
+
+
+def _means(every: Sequence[Group], split: str, metric: str) -> dict[str, dict[str, float]]:
+    """By match and model; what was run with several settings has no single mean."""
+    means: dict[str, dict[str, float]] = {}
+    for group in every:
+        for cell in group.comparable:
+            score = cell.score(split, metric)
+            if score is not None and not cell.settings:
+                means.setdefault(group.conditions.match, {})[cell.model] = score.mean
+    return means
+
+
+def _told_apart(group: Group, split: str, metric: str) -> list[set[str]]:
+    """The pairs of models whose difference is significant."""
+    return [
+        {pair.first.model, pair.second.model}
+        for family in families(group)
+        if (family.split, family.metric) == (split, metric)
+        for pair in family.pairs
+        if pair.comparison is not None and pair.comparison.different
+    ]
+
+
+def _flips(
+    means: Mapping[str, Mapping[str, float]], told_apart: Mapping[str, Sequence[set[str]]]
+) -> list[str]:
+    models = list(dict.fromkeys(model for scores in means.values() for model in scores))
+    flips = []
+    for first, second in itertools.combinations(models, 2):
+        ahead: dict[str, list[str]] = {}
+        for match, scores in means.items():
+            if first in scores and second in scores and scores[first] != scores[second]:
+                undecided = "" if {first, second} in told_apart[match] else " (these seeds do not decide it)"
+                leader = first if scores[first] > scores[second] else second
+                ahead.setdefault(leader, []).append(f"{match}{undecided}")
+        if len(ahead) == 2:
+            flips.append(
+                "; ".join(f"{model} is higher at equal {' and '.join(held)}" for model, held in ahead.items())
+            )
+    return flips

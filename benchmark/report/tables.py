@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
-from benchmark.report.budgets import match_lines, ranking_remarks
+from benchmark.report.budgets import match_lines
 from benchmark.report.checklist import checklist
 from benchmark.report.comparison import (
     ROW_FIELDS,
@@ -36,6 +36,7 @@ from benchmark.report.layout import (
     metric_title,
     terminal_lines,
 )
+from benchmark.report.matrices import ranking_remarks
 from benchmark.report.published import published_tables
 from benchmark.report.rounding import count, mean_text, with_half_width, without_spread
 from benchmark.report.search import search_tables

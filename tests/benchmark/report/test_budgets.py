@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmark.report.budgets import budget_rows, ranking_remarks
+from benchmark.report.budgets import budget_rows
 from benchmark.report.comparison import groups, rows
+from benchmark.report.matrices import ranking_remarks
 from benchmark.report.search import search_rows
 from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import load_study
@@ -83,8 +84,9 @@ def test_where_the_ranking_depends_on_what_is_equal_it_is_said(matched):
     study = load_study(matched)
     every = groups(study.train_records, study.model_order, study.matches)
     assert ranking_remarks(every) == [
-        "ranking by test bleu flips with what is held equal: lstm-small leads at equal flops; "
-        "transformer-small leads at equal parameters"
+        "test BLEU: the order of means flips with what is held equal: lstm-small is higher at equal flops "
+        "(these seeds do not decide it); transformer-small is higher at equal parameters (these seeds do not "
+        "decide it)"
     ]
     assert "flips with what is held equal" in terminal_table(study)
 

@@ -1,7 +1,7 @@
 """Matrices say what the pairs say, from both sides; rankings say where the order depends on the match."""
 
 from benchmark.report.comparison import group_titles, groups
-from benchmark.report.matrices import ranking_tables, significance_matrices
+from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
 from tests.benchmark.report.records import scores, train_record
 
 
@@ -57,6 +57,25 @@ def test_places_under_each_match():
         table.best == {(names.index("lstm-small"), 1), (names.index("transformer-small"), 2)}
         and not table.level
     )
+
+
+def test_an_order_is_claimed_no_further_than_the_tests_decide_it():
+    def remarks(seeds, lstm):
+        every = [
+            *records("parameters", seeds, transformer=30.0, lstm=34.0),
+            *records("seconds", seeds, transformer=30.0, lstm=lstm),
+        ]
+        matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+        return ranking_remarks(groups(every, ("transformer-small", "lstm-small"), matches))
+
+    same = "test BLEU: the means are in the same order at equal parameters, seconds; these seeds decide "
+    assert remarks(8, 34.0) == [f"{same}2 of the 2 differences between two models"]
+    assert remarks(8, 30.01) == [f"{same}1 of the 2 differences between two models"]
+    assert remarks(3, 34.0) == [f"{same}none of the 2 differences between two models"]
+    assert remarks(8, 30.0) == [
+        "test BLEU: the order of means flips with what is held equal: lstm-small is higher at equal "
+        "parameters; transformer-small is higher at equal seconds (these seeds do not decide it)"
+    ]
 
 
 def test_one_match_has_no_ranking_to_compare():
