@@ -131,7 +131,8 @@ def runs_lines(table: Table) -> list[str]:
 
 
 def latex_lines(table: Table) -> list[str]:
-    """The table as a float of LaTeX; it needs the packages booktabs, graphicx and textcomp.
+    """The table as a float of LaTeX, or as one that goes over pages where it has sentences in its cells; the
+    packages are booktabs, graphicx, longtable and textcomp.
 
     Bold is the highest mean, underlined what the seeds do not tell from it.
     """
@@ -149,7 +150,9 @@ def latex_lines(table: Table) -> list[str]:
 
     def width(number: int) -> str:
         if number in long:
-            return rf"p{{{0.75 / len(long):.2f}\linewidth}}"
+            # a fifth of the line for each column beside them
+            share = max(0.4, 0.95 - 0.2 * (len(table.columns) - len(long)))
+            return rf"p{{{share / len(long):.2f}\linewidth}}"
         return "l" if table.columns[number].is_text else "r"
 
     def cell(row: int, column: int, text: str) -> str:
@@ -161,28 +164,49 @@ def latex_lines(table: Table) -> list[str]:
     notes = [*table.heading, *table.remarks, *table.notes]
     if table.best:
         notes.append("Bold: the highest mean; underlined: what these seeds do not tell from it.")
+    caption = rf"\caption{{{for_latex(table.title)}}}"
+    columns = "".join(map(width, range(len(table.columns))))
+    top = [r"\toprule", " & ".join(map(head, table.columns)) + r" \\", r"\midrule"]
+    rows = [
+        " & ".join(cell(row, column, text) for column, text in enumerate(texts)) + r" \\"
+        for row, texts in enumerate(table.rows)
+    ]
+    below = [
+        *([r"\par\smallskip{\footnotesize\raggedright"] if notes else []),
+        *(rf"{for_latex(note)}\par" for note in notes),
+        *(["}"] if notes else []),
+    ]
+    runs = [f"% {for_latex(line)}" for line in runs_lines(table)]
+    if long:
+        return [
+            r"{\small",
+            rf"\begin{{longtable}}{{{columns}}}",
+            rf"{caption} \\",
+            *top,
+            r"\endfirsthead",
+            *top,
+            r"\endhead",
+            *rows,
+            r"\bottomrule",
+            r"\end{longtable}}",
+            *below,
+            *runs,
+        ]
     return [
         r"\begin{table}[htbp]",
         r"\centering",
-        rf"\caption{{{for_latex(table.title)}}}",
+        caption,
         r"\sbox0{%",
-        rf"\begin{{tabular}}{{{''.join(map(width, range(len(table.columns))))}}}",
-        r"\toprule",
-        " & ".join(map(head, table.columns)) + r" \\",
-        r"\midrule",
-        *(
-            " & ".join(cell(row, column, text) for column, text in enumerate(texts)) + r" \\"
-            for row, texts in enumerate(table.rows)
-        ),
+        rf"\begin{{tabular}}{{{columns}}}",
+        *top,
+        *rows,
         r"\bottomrule",
         r"\end{tabular}}",
         # no wider than the text, and not blown up to it
         r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
-        *([r"\par\smallskip{\footnotesize\raggedright"] if notes else []),
-        *(rf"{for_latex(note)}\par" for note in notes),
-        *(["}"] if notes else []),
+        *below,
         r"\end{table}",
-        *(f"% {for_latex(line)}" for line in runs_lines(table)),
+        *runs,
     ]
 
 

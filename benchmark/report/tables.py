@@ -68,7 +68,7 @@ def markdown_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str
 
 def latex_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str:
     """All tables of a study, and `further` ones, for LaTeX with booktabs."""
-    parts = [["% needs \\usepackage{booktabs,graphicx,textcomp}"]]
+    parts = [["% needs \\usepackage{booktabs,graphicx,longtable,textcomp}"]]
     parts += [latex_lines(table) for table in (*tables(study), *further)]
     parts += [[f"% {for_latex(remark)}" for remark in study_remarks(study)]]
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"

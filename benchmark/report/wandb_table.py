@@ -82,11 +82,12 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
 
 
 def _run_id(study: StudyResults) -> str:
+    """Another one where a record is another, of the study or of those beside it, which its claims read."""
     digest = hashlib.sha256(study.name.encode())
-    every: list[Record] = [*study.train_records, *study.trials]
-    every += [*study.speed_records, *study.layer_records]
-    for record in every:
-        digest.update(record_bytes(record))
+    for one in (study, *study.beside):
+        every: list[Record] = [*one.train_records, *one.trials, *one.speed_records, *one.layer_records]
+        for record in every:
+            digest.update(record_bytes(record))
     return f"report-{digest.hexdigest()[:16]}"
 
 

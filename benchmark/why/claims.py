@@ -539,7 +539,8 @@ def _separable(facts: Facts) -> Finding:
             off.append(abs(value / (2 * kernel * n * d + 2 * n * d**2) - 1))
     return Finding(
         verdict=SUPPORTED if max(off) <= 0.01 else CONTRADICTED,
-        effect=f"counted operations are 2 k n d + 2 n d^2 at all {len(off)} points, to {max(off):.0%}",
+        effect=f"counted operations are 2 k n d + 2 n d^2 at all {len(off)} points"
+        + (f", within {max(off):.1%}" if max(off) else ", exactly"),
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 from benchmark.config import UserError
 from benchmark.report.escaping import for_csv, for_latex
 from benchmark.report.frame import COLUMNS, compare, load, plot
-from benchmark.report.layout import on_one_line
+from benchmark.report.layout import Column, Table, latex_lines, on_one_line
 from benchmark.report.study_results import load_study
 from benchmark.report.tables import csv_table, latex_table, markdown_table, train_tables
 from tests.benchmark.report.records import scores, speed_record, train_record
@@ -34,7 +34,7 @@ def test_the_latex_compiles_as_it_is(study_folder, tmp_path):
     hostile = train_record("e" * 16, "mine", scores=scores({("test", "bleu"): 1.0}), status="done")
     broken = train_record("f" * 16, "mine", seed=1, status="failed", failure=HOSTILE)
     study = load_study(study_folder(*runs(), speed_record(), hostile, broken))
-    head = r"\documentclass{article}\usepackage{booktabs,graphicx,textcomp}\begin{document}"
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx,longtable,textcomp}\begin{document}"
     (tmp_path / "t.tex").write_text(f"{head}\n{latex_table(study)}\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
@@ -51,6 +51,17 @@ def test_latex_has_the_cells_of_the_table(study_folder):
             assert for_latex(cell) in text
     assert text.count(r"\textbf{") == 1
     assert text.count(r"\underline{") == 2
+
+
+def test_sentences_in_latex_go_over_pages():
+    texts = [
+        ["S4.1", "a sentence of many words " * 5, "another one, as long as that " * 5] for _ in range(40)
+    ]
+    columns = [Column(title=(name,), is_text=True) for name in ("claim", "says", "measured")]
+    table = Table(title="Claims", heading=[], columns=columns, rows=texts, labels=1)
+    lines = latex_lines(table)
+    assert r"\begin{longtable}{lp{0.38\linewidth}p{0.38\linewidth}}" in lines
+    assert not any("resizebox" in line or "begin{table}" in line for line in lines)
 
 
 def test_markdown_marks_the_highest_mean_and_what_the_seeds_do_not_tell_from_it(study_folder):
