@@ -494,7 +494,6 @@ def why(
         raise UserError(str(error)) from None
     say(line)
     folder = StudyFolder(results, study)
-    folder.prepare()
     options = RunOptions(
         results=results,
         data_directory=_data_directory(data_directory),

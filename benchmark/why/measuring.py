@@ -14,6 +14,7 @@ from benchmark.record import LayerRecord, TrainRecord
 from benchmark.request import request_from
 from benchmark.running import StudyRun
 from benchmark.store import StudyFolder
+from benchmark.trained import trained_model
 from benchmark.why.cells import GRIDS, LayerCell, Scale, cells, trained_cells
 
 
@@ -25,10 +26,14 @@ def reproduce(
 
     Raises:
         Interrupted: a signal came; what is measured is kept.
-        UserError: a mistake in what was asked for, or a run is not done.
+        UserError: a mistake in what was asked for, or a run is not done or has no weights that fit.
         Refused, ChildFailed: the study could not be made.
     """
     more = trained_cells(options.results, runs)
+    for run in runs:
+        if any(folder.result(cell.run_id) is None for cell in trained_cells(options.results, [run])):
+            trained_model(run)  # before hours are spent on the rest
+    folder.prepare()
     records, code = measure(cells(scale, device_in_use(options)), folder, options, say), 0
     if GRIDS[scale].study:
         trained, code = train(GRIDS[scale].study, folder, options, say)

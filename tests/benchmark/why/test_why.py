@@ -258,6 +258,16 @@ def test_a_run_that_is_missing_changed_or_of_another_version_is_refused(tmp_path
         trained_model(folder)
 
 
+def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_path):
+    code, _, said = why(tiny, "--run", str(tmp_path / "nothing"))
+    assert (code, said.count("has no record")) == (2, 1)
+    folder = trained(tmp_path, "lstm")
+    (folder / "checkpoints" / AVERAGED).unlink()
+    code, _, said = why(tiny, "--run", str(folder))
+    assert (code, said.count("is not there; checkpoints lie where")) == (2, 1), said
+    assert not (tiny / "why").exists()
+
+
 def test_measuring_changes_nothing_in_a_model():
     """Losses of training are the same bits whether spans, paths and signals were measured between or not."""
     losses = []
