@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -38,6 +39,9 @@ from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
 from benchmark.why.page import count_of, findings
 from benchmark.why.table import further_tables, table_1
+
+_RUN_PAGE = re.compile(r"[0-9a-f]{16}\.html")
+"""A page that a report has made: run ids alone are so named."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,8 @@ def _replace(new: Path, folder: Path) -> None:
     for path in (new / "runs").iterdir():
         path.replace(folder / "runs" / path.name)
     (new / "index.html").replace(folder / "index.html")
-    for path in (folder / "runs").glob("*.html"):
-        if path.name not in names:
+    for path in (folder / "runs").iterdir():
+        if _RUN_PAGE.fullmatch(path.name) and path.name not in names:
             path.unlink()
 
 

@@ -195,6 +195,19 @@ def test_an_interrupted_page_leaves_the_old_one_whole(study_folder, tmp_path):
     assert len(after) == 1 + 15
 
 
+def test_what_a_user_laid_beside_the_pages_stays(study_folder, tmp_path):
+    folder, output = study_folder(*runs()), tmp_path / "page"
+    pages(folder, output)
+    theirs = [output / "runs" / "notes.html", output / "runs" / "a.txt", output / "notes.html"]
+    for path in theirs:
+        path.write_text("mine")
+    run_id = runs()[0].run_id
+    shutil.rmtree(folder / "runs" / run_id)
+    pages(folder, output)
+    assert [path.read_text() for path in theirs] == ["mine"] * 3
+    assert not (output / "runs" / f"{run_id}.html").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_named(study_folder, tmp_path):
     folder = study_folder(*runs())
     (tmp_path / "file").touch()
