@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmark.config import varying_fields
 from benchmark.record import TrainRecord
-from benchmark.report.layout import NOT_MEASURED, Column, Table
+from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, without_spread
 from benchmark.report.study_results import StudyResults
 from tasks import VALIDATION
@@ -90,7 +90,7 @@ def search_tables(study: StudyResults) -> list[Table]:
                 Column(title=("status",), is_text=True),
                 Column(title=("steps",)),
                 Column(title=(VALIDATION, "loss", "nats/token")),
-                *(Column(title=(VALIDATION, metric)) for metric in metrics),
+                *(Column(title=(VALIDATION, *METRIC_TITLES.get(metric, (metric,)))) for metric in metrics),
                 Column(title=("",), is_text=True),
             ],
             rows=lines,

@@ -5,7 +5,7 @@ import pytest
 from benchmark.report.budgets import budget_rows
 from benchmark.report.comparison import groups, rows
 from benchmark.report.matrices import ranking_remarks
-from benchmark.report.search import search_rows
+from benchmark.report.search import search_rows, search_tables
 from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import load_study
 from benchmark.report.tables import terminal_table
@@ -217,3 +217,13 @@ def test_trials_are_all_shown_and_stand_apart_from_the_comparison(study_folder, 
     assert text.count("chosen") >= 2 and "diverged" in text
     assert log_comparison(folder, "offline") is not None
     assert tables_in(wandb_directory)["search"] == found
+
+
+def test_trials_have_scores_named_as_in_the_comparison(study_folder):
+    values = scores({("validation", "bleu"): 20.0, ("validation", "sequence_accuracy"): 50.0})
+    record = trial(100, "transformer-small", 1e-3, 3.0, scores=values)
+    study = load_study(study_folder(record, cells=[cell(record, trial=1)]))
+    (table,) = search_tables(study)
+    titles = [column.title for column in table.columns]
+    assert ("validation", "BLEU") in titles
+    assert ("validation", "sequence", "accuracy %") in titles
