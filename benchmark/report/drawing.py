@@ -20,6 +20,20 @@ ORANGE, SKY, GREY, BROWN = "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d"
 GUIDE = "#999999"
 """Of lines that are not measured."""
 OTHER = "#555555"
+COLOR_OF = {
+    "self-attention": BLUE,
+    "recurrent": VERMILION,
+    "recurrent, cell by cell": ORANGE,
+    "convolution, k = 3": GREEN,
+    "dilated convolution, k = 3": GREEN,
+    "restricted self-attention, r = 8": SKY,
+    "restricted self-attention, r = 32": SKY,
+    "separable convolution, k = 3": PURPLE,
+    "transformer": BLUE,
+    "convs2s": GREEN,
+    "lstm": VERMILION,
+}
+"""Of layers and models that several figures of one page show."""
 
 SAVING: Any = {"svg.hashsalt": "seqbench", "svg.fonttype": "none"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from benchmark.report.drawing import BLUE, GREEN, GUIDE, ORANGE, OTHER, PURPLE, SKY, VERMILION, Form, save
+from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, ORANGE, OTHER, VERMILION, Form, save
+from benchmark.report.escaping import for_terminal
 from benchmark.why import trained_figures
 from benchmark.why.cells import (
     ATTENTION,
@@ -26,16 +28,17 @@ from benchmark.why.cells import (
 )
 from benchmark.why.facts import BOTH, FORWARD, Facts, Missing, crossover, number
 
-STYLE = {
-    ATTENTION: (BLUE, "o"),
-    RECURRENT: (VERMILION, "s"),
-    CELLS: (ORANGE, "D"),
-    CONVOLUTION: (GREEN, "^"),
-    DILATED: (GREEN, "v"),
-    RESTRICTED: (SKY, "P"),
-    TIMED_RESTRICTED: (SKY, "P"),
-    SEPARABLE: (PURPLE, "X"),
+MARKS = {
+    ATTENTION: "o",
+    RECURRENT: "s",
+    CELLS: "D",
+    CONVOLUTION: "^",
+    DILATED: "v",
+    RESTRICTED: "P",
+    TIMED_RESTRICTED: "P",
+    SEPARABLE: "X",
 }
+STYLE = {name: (COLOR_OF[name], mark) for name, mark in MARKS.items()} | trained_figures.MODELS
 PLAIN = StrMethodFormatter("{x:,.0f}")
 
 
@@ -163,17 +166,20 @@ def _matrices(facts: Facts) -> Drawn:
 
 
 def _signal(facts: Facts) -> Drawn:
-    subjects = [
-        record.subject
-        for record in facts.records
-        if (record.kind, record.status) == ("signal", "done") and "run" not in record.settings
-    ]
+    subjects = sorted(
+        {
+            record.subject
+            for record in facts.records
+            if (record.kind, record.status) == ("signal", "done") and "run" not in record.settings
+        }
+    )
     if not subjects:
         raise Missing("no signal was measured")
     layers = [name for name in subjects if name.startswith((ATTENTION, RECURRENT))]
     models = [name for name in subjects if name not in layers]
     figure, axes = _axes(2)
     for axis, names, title in zip(axes, (layers, models), ("layers", "models"), strict=True):
+        drawn: Counter[str] = Counter()
         for name in names:
             rows = facts.rows("signal", name, "norm")
             longest = max(number(row, "n") for row in rows)
@@ -187,7 +193,16 @@ def _signal(facts: Facts) -> Drawn:
                     if row.conditions["output"] == last and row.value > 0
                 ]
                 label = f"{name} from the {side}" if side else name
-                axis.plot(*zip(*points, strict=True), marker=".", markersize=3, label=label)
+                # variants of a layer and both sides of a model share its colour
+                kind = name.partition(",")[0]
+                color, mark = STYLE.get(kind, (OTHER, "."))
+                variants = (("-", color, mark), ("--", "white", mark), (":", color, "v"))
+                line, face, mark = variants[drawn[kind] % len(variants)]
+                drawn[kind] += 1
+                axis.plot(
+                    *zip(*points, strict=True), color=color, linestyle=line, marker=mark, markersize=4,
+                    markerfacecolor=face, markevery=0.1, label=for_terminal(label),
+                )  # fmt: skip
         axis.set_yscale("log")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("distance")

@@ -11,11 +11,14 @@ from matplotlib.figure import Figure
 
 from benchmark.measure.significance import summarise
 from benchmark.record import LayerRecord, Row
-from benchmark.report.drawing import BLUE, GREEN, GUIDE, VERMILION
+from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, VERMILION
+from benchmark.report.escaping import for_terminal
 from benchmark.why.facts import Facts, Missing, number
 from benchmark.why.learning import DISTANCE_TASKS, Distances, distances
 
-MODELS = {"transformer": (BLUE, "o"), "convs2s": (GREEN, "^"), "lstm": (VERMILION, "s")}
+MODELS = {
+    model: (COLOR_OF[model], mark) for model, mark in (("transformer", "o"), ("convs2s", "^"), ("lstm", "s"))
+}
 
 
 def accuracy(facts: Facts) -> tuple[Figure, str]:
@@ -89,7 +92,7 @@ def signal(facts: Facts) -> tuple[Figure, str]:
             if points:
                 label = f"{training} training" if record is by_model[name][0] else None
                 axis.plot(*zip(*points, strict=True), line, color=color, linewidth=0.7, label=label)
-        axis.set_title(name.replace(" on ", "\non "), fontsize=7)
+        axis.set_title(for_terminal(name).replace(" on ", "\non "), fontsize=7)
         axis.set_yscale("log")
         axis.set_xlabel("distance")
         axis.grid(alpha=0.25)
@@ -133,7 +136,7 @@ def sources(facts: Facts) -> tuple[Figure, str]:
         count = int(max(number(row, "head") for row in rows))
         mean = np.mean([_matrix(rows, last, head) for head in range(1, count + 1)], axis=0)
         axis.imshow(mean, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        axis.set_title(record.subject, fontsize=7)
+        axis.set_title(for_terminal(record.subject), fontsize=7)
         _label(axis, words["target"], words["source"])
     return figure, "Where the target looks in the source: last layer, heads averaged."
 
@@ -162,7 +165,10 @@ def number_of_seed(record: LayerRecord) -> int:
 
 def _words(record: LayerRecord) -> dict[str, list[str]]:
     row = next(row for row in record.rows if row.quantity == "words")
-    return {side: [str(word) for word in _list(row.conditions[side])] for side in ("source", "target")}
+    return {
+        side: [for_terminal(str(word)) for word in _list(row.conditions[side])]
+        for side in ("source", "target")
+    }
 
 
 def _list(value: Any) -> Iterator[Any]:
