@@ -6,7 +6,7 @@ The page draws them, and knows nothing of records.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from benchmark.measure.significance import summarise
@@ -32,6 +32,9 @@ class Axis:
     low: str = ""
     """Field of the lower end of its interval; empty for a quantity without one."""
     high: str = ""
+    exact: bool = False
+    """Whether it is counted, and so shown with all of its digits."""
+    less_is_better: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +55,33 @@ class Chart:
     y: Sequence[Axis] = field(default=())
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON: the points as rows of `fields`, after their series as a place in `series`; a page of
+        thousands of points would otherwise be mostly names of fields, and digits that nobody sees.
+        """
+        series = list(dict.fromkeys(point["series"] for point in self.points))
+        place = {name: number for number, name in enumerate(series)}
+        fields = list(dict.fromkeys(name for point in self.points for name in point if name != "series"))
+        rows = [
+            [place[point["series"]], *(_shortened(point.get(name)) for name in fields)]
+            for point in self.points
+        ]
+        return {**asdict(replace(self, points=[])), "series": series, "fields": fields, "points": rows}
+
+
+SHOWN_DIGITS = 7
+"""Of a number in a page: more than a pixel shows, and enough that rounding it again gives what tables say."""
+MOST_CURVE_POINTS = 20_000
+"""Of one chart of curves; with more, each curve is thinned."""
+FEWEST_OF_CURVE = 8
+"""Points that each curve keeps all the same."""
+
+
+def _shortened(value: float | str | None) -> float | str | None:
+    """A number without digits that nobody sees."""
+    if not isinstance(value, float):
+        return value
+    short = float(f"{value:.{SHOWN_DIGITS}g}")
+    return int(short) if short.is_integer() else short
 
 
 DECIDES_SPEED = ("model", "model_file_sha256", "task", "task_file_sha256", "data")
@@ -111,22 +139,49 @@ def quality_and_speed(
         ),
         Axis(field="train", label="training as run, target tokens/s"),
         Axis(field="generate", label="generation as run, sentences/s"),
-        Axis(field="seconds", label="training, s"),
-        Axis(field="parameters", label="parameters"),
+        Axis(field="seconds", label="training, s", less_is_better=True),
+        Axis(field="parameters", label="parameters", exact=True, less_is_better=True),
     )
     x = [axis for axis in possible if any(point[axis.field] is not None for point in points)]
+    y = [_score_axis(f"score{index}", score_name(*key)) for index, key in enumerate(scores)]
+    for across in x:
+        for up in y:
+            mark_front(points, across, up)
     return Chart(
         name=f"quality-{number}",
         section="quality",
         title=title,
         caption="Each point is a row of the table; bars are 95 % t-intervals over seeds, which one seed does "
-        "not have. Speeds as run follow each other in time: only a speed record compares them."
+        "not have. Filled: on the Pareto front, as no other row has means that are at least as good in both "
+        "quantities and better in one; hollow: dominated. Speeds as run follow each other in time: only a "
+        "speed record compares them."
         + (" Noisy: there was other load or throttling while this was timed." if load else ""),
         kind="scatter",
         points=points,
         x=x,
-        y=[_score_axis(f"score{index}", score_name(*key)) for index, key in enumerate(scores)],
+        y=y,
     )
+
+
+def front_field(x: Axis, y: Axis) -> str:
+    """Of the points of a scatter chart: whether one is on the front of these two quantities."""
+    return f"front_{x.field}_{y.field}"
+
+
+def mark_front(points: Sequence[Point], x: Axis, y: Axis) -> None:
+    """Say of each point that has both quantities whether none dominates it."""
+
+    def goods(point: Point) -> tuple[float, ...] | None:
+        values = [(-1 if axis.less_is_better else 1, point[axis.field]) for axis in (x, y)]
+        found = [sign * value for sign, value in values if isinstance(value, int | float)]
+        return tuple(found) if len(found) == len(values) else None
+
+    placed = [(point, own) for point in points if (own := goods(point)) is not None]
+    for point, own in placed:
+        point[front_field(x, y)] = not any(
+            other != own and all(theirs >= mine for theirs, mine in zip(other, own, strict=True))
+            for _, other in placed
+        )
 
 
 def _timed(cell: Cell, group: Group, speed_records: Sequence[SpeedRecord]) -> tuple[SpeedRow | None, bool]:
@@ -158,8 +213,11 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
     """Validations during training, over steps, tokens and seconds; `curves` are records with their curve."""
     points: list[Point] = []
     metrics: dict[str, None] = {}
-    for cell in group.cells:
-        for step, found in sorted(_by_step(cell, curves).items()):
+    by_cell = [(cell, sorted(_by_step(cell, curves).items())) for cell in group.cells]
+    most = max(FEWEST_OF_CURVE, MOST_CURVE_POINTS // max(1, len(by_cell)))
+    thinned = any(len(steps) > most for _, steps in by_cell)
+    for cell, steps in by_cell:
+        for step, found in _thinned(steps, most):
             point: Point = {
                 "series": row_name(cell),
                 "step": step,
@@ -184,12 +242,13 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
         section="curves",
         title=title,
         caption="Validations while the models train, of runs that are done: mean over seeds, bands are 95 % "
-        "t-intervals over seeds. Greedy output, weights as they are at that step.",
+        "t-intervals over seeds. Greedy output, weights as they are at that step."
+        + (f" Of so many rows, {most} validations each are drawn." if thinned else ""),
         kind="curves",
         points=points,
         x=[
-            Axis(field="step", label="optimiser steps"),
-            Axis(field="tokens", label="target tokens, without padding"),
+            Axis(field="step", label="optimiser steps", exact=True),
+            Axis(field="tokens", label="target tokens, without padding", exact=True),
             *([] if group.conditions.device == SEVERAL else [Axis(field="seconds", label="training, s")]),
         ],
         y=[
@@ -197,6 +256,13 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
             _score_axis("loss", "validation loss, nats/token"),
         ],
     )
+
+
+def _thinned(values: Sequence[tuple[int, Any]], most: int) -> Sequence[tuple[int, Any]]:
+    """At most so many, evenly spaced, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
 
 
 def distances(number: int, title: str, group: Group) -> Chart | None:
@@ -227,7 +293,7 @@ def distances(number: int, title: str, group: Group) -> Chart | None:
         "of training; bars are 95 % t-intervals over seeds.",
         kind="curves",
         points=sorted(points, key=lambda point: (str(point["series"]), float(point["distance"] or 0))),
-        x=[Axis(field="distance", label="distance, positions", log=True)],
+        x=[Axis(field="distance", label="distance, positions", log=True, exact=True)],
         y=[_score_axis(f"metric_{metric}", metric_title(metric)) for metric in metrics],
     )
 
@@ -317,6 +383,7 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
                 points.append(
                     {
                         "series": ", ".join([record.subject, *told]),
+                        "subject": record.subject,
                         "x": _number(row.conditions["n"]),
                         "value": row.value,
                         "low": row.low,
@@ -335,7 +402,7 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
                     + "".join(f" Width d = {width:,.0f}." for width in widths if width is not None),
                     kind="curves",
                     points=points,
-                    x=[Axis(field="x", label="length n, positions", log=True)],
+                    x=[Axis(field="x", label="length n, positions", log=True, exact=True)],
                     y=[
                         Axis(
                             field="value",
@@ -343,6 +410,7 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
                             log=True,
                             low="low",
                             high="high",
+                            exact=True,
                         )
                     ],
                 )

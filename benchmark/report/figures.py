@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,11 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmark.report.charts import Axis, Chart, Point, study_charts
+from benchmark.report.charts import Axis, Chart, Point, front_field, study_charts
 from benchmark.report.curves import with_curves
-from benchmark.report.drawing import (
-    BLUE,
-    BROWN,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    Form,
-    save,
-)
+from benchmark.report.drawing import Form, save
+from benchmark.report.escaping import for_terminal
+from benchmark.report.looks import Look, looks
 from benchmark.report.study_results import StudyResults
 from benchmark.store import StorageError
 
@@ -34,8 +25,8 @@ LEGEND_HEIGHT = 0.16
 """Inches of one of many lines of a legend."""
 LINE_HEIGHT = 0.17
 """Inches of one of many intervals below each other."""
-COLORS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY, BROWN)
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
+"""Those of a page, as far as both have them."""
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -59,11 +50,11 @@ def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: F
         folder.mkdir(parents=True, exist_ok=True)
         with plt.rc_context(STYLE):
             charts = study_charts(study, curves)
-            names = list(dict.fromkeys(name for chart in charts for name in _names(chart.points)))
+            look = looks(charts)
             for chart in charts:
                 for name, x, y in _views(chart):
                     path = folder / f"{name}.{form}"
-                    save(draw_chart(chart, x, y, names), path, form)
+                    save(draw_chart(chart, x, y, look), path, form)
                     written.append(path)
         if study.layer_records:
             from benchmark.why.facts import Facts
@@ -88,37 +79,43 @@ def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.partition(",")[0].lower()).strip("-")
 
 
-def draw_chart(chart: Chart, x: Axis, y: Axis | None, names: Sequence[str] = ()) -> Figure:
-    """One chart on the axes that are chosen. A series looks as its place among `names` says: the same in all
-    figures of a study.
-    """
-    own = _names(chart.points)
-    names = names if len(names) <= len(COLORS) and set(own) <= set(names) else own
+def draw_chart(chart: Chart, x: Axis, y: Axis | None, look: Mapping[str, Look]) -> Figure:
+    """One chart on the axes that are chosen; `look` is by series, of all charts of the study."""
     if y is None:
-        return _intervals(chart.points, x, names)
+        return _intervals(chart.points, x, look)
+    own = _names(chart.points)
     figure, axis = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for name in own:
-        color, mark = _look(names.index(name))
+        color, mark = look[name].color, MARKS[look[name].mark]
         mine = [point for point in chart.points if point["series"] == name]
         mine = [point for point in mine if point.get(x.field) is not None and point.get(y.field) is not None]
         if not mine:
             continue
-        across, up = ([_number(point, one.field) for point in mine] for one in (x, y))
         if chart.kind == "curves":
-            axis.plot(across, up, color=color, marker=mark, markersize=3, linewidth=1, label=name)
+            across, up = ([_number(point, one.field) for point in mine] for one in (x, y))
+            label = for_terminal(name)
+            axis.plot(across, up, color=color, marker=mark, markersize=3, linewidth=1, label=label)
             low, high = ([_end(point, end, y) for point in mine] for end in (y.low, y.high))
             axis.fill_between(across, low, high, color=color, alpha=0.15, linewidth=0)
         else:
-            error = [
-                [abs(_end(point, end, y) - _number(point, y.field)) for point in mine]
-                for end in (y.low, y.high)
-            ]
-            axis.errorbar(
-                across, up, yerr=error, color=color, marker=mark, markersize=4, linestyle="", capsize=2,
-                label=name,
-            )  # fmt: skip
-    axis.set_xlabel(x.label)
-    axis.set_ylabel(y.label)
+            unsaid: str | None = for_terminal(name)
+            for on_front in (True, False):
+                alike = [point for point in mine if bool(point.get(front_field(x, y))) == on_front]
+                if not alike:
+                    continue
+                error = [
+                    [abs(_end(point, end, y) - _number(point, y.field)) for point in alike]
+                    for end in (y.low, y.high)
+                ]
+                axis.errorbar(
+                    [_number(point, x.field) for point in alike],
+                    [_number(point, y.field) for point in alike],
+                    yerr=error, color=color, marker=mark, markersize=4, linestyle="", capsize=2,
+                    markerfacecolor=color if on_front else "white", label=unsaid,
+                )  # fmt: skip
+                unsaid = None  # one line of the legend for both
+    axis.set_xlabel(for_terminal(x.label))
+    axis.set_ylabel(for_terminal(y.label))
     for one, side, scale in ((x, axis.xaxis, axis.set_xscale), (y, axis.yaxis, axis.set_yscale)):
         if one.log:
             scale("log")
@@ -126,8 +123,9 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None, names: Sequence[str] = ())
     columns = 2 if max(map(len, own), default=0) < 28 else 1
     lines = -(-len(own) // columns)
     # as much taller as a long legend needs
-    figure.set_size_inches(WIDTH, HEIGHT + LEGEND_HEIGHT * max(0, lines - 2))
-    figure.legend(loc="outside lower center", ncol=columns)
+    figure.set_size_inches(WIDTH, HEIGHT + LEGEND_HEIGHT * max(0, lines + (chart.kind == "scatter") - 2))
+    told = "filled: on the Pareto front; hollow: dominated" if chart.kind == "scatter" else None
+    figure.legend(loc="outside lower center", ncol=columns, title=told, title_fontsize=7)
     return figure
 
 
@@ -138,25 +136,20 @@ def _plain_ticks(side: Any) -> None:
     side.set_minor_formatter(NullFormatter())
 
 
-def _look(number: int) -> tuple[str, str]:
-    """Colour and mark, which do not repeat together."""
-    return COLORS[number % len(COLORS)], MARKS[(number + number // len(COLORS)) % len(MARKS)]
-
-
-def _intervals(points: Sequence[Point], x: Axis, names: Sequence[str]) -> Figure:
+def _intervals(points: Sequence[Point], x: Axis, look: Mapping[str, Look]) -> Figure:
     """A line for each point, named at the left."""
     height = max(HEIGHT / 2, 0.6 + LINE_HEIGHT * len(points))
     figure, axis = plt.subplots(figsize=(2 * WIDTH, height), layout="constrained")
     for place, point in enumerate(points):
-        color, mark = _look(names.index(str(point["series"])))
+        color, number = look[str(point["series"])]
         value, low, high = (_number(point, name) for name in (x.field, x.low, x.high))
         axis.errorbar(
-            [value], [place], xerr=[[value - low], [high - value]], color=color, marker=mark, markersize=4,
-            capsize=2,
+            [value], [place], xerr=[[value - low], [high - value]], color=color, marker=MARKS[number],
+            markersize=4, capsize=2,
         )  # fmt: skip
-    axis.set_yticks(range(len(points)), [str(point["label"]) for point in points])
+    axis.set_yticks(range(len(points)), [for_terminal(str(point["label"])) for point in points])
     axis.invert_yaxis()
-    axis.set_xlabel(x.label)
+    axis.set_xlabel(for_terminal(x.label))
     if x.log:
         axis.set_xscale("log")
         _plain_ticks(axis.xaxis)

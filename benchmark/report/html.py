@@ -22,7 +22,7 @@ from markupsafe import Markup
 
 from benchmark.config import one_line
 from benchmark.record import Record, TrainRecord
-from benchmark.report import charts
+from benchmark.report import charts, looks
 from benchmark.report.comparison import group_titles
 from benchmark.report.curves import with_curves
 from benchmark.report.layout import Table
@@ -40,6 +40,8 @@ from benchmark.why.figures import draw
 from benchmark.why.page import count_of, findings
 from benchmark.why.table import further_tables, table_1
 
+ROWS_OF_A_SHORT_COMPARISON, ROWS_OF_A_SHORT_TABLE = 2, 8
+"""At most these many rows need no filter."""
 _RUN_PAGE = re.compile(r"[0-9a-f]{16}\.html")
 """A page that a report has made: run ids alone are so named."""
 
@@ -51,6 +53,8 @@ class Text:
     text: str
     kind: str = ""
     """Classes of its look."""
+    is_level: bool = False
+    """Whether it has the sign of what the seeds do not tell from the highest mean."""
 
 
 @dataclass
@@ -65,7 +69,11 @@ class Section:
 
     def add(self, *tables: Table) -> None:
         for table in tables:
-            self.items.append({"table": _table(table), "id": f"{self.id}-{len(self.items)}"})
+            short = ROWS_OF_A_SHORT_COMPARISON if self.id == "comparison" else ROWS_OF_A_SHORT_TABLE
+            filtered = len(table.rows) > short
+            self.items.append(
+                {"table": _table(table), "id": f"{self.id}-{len(self.items)}", "filtered": filtered}
+            )
 
     def draw(self, *found: charts.Chart | None) -> None:
         self.items += [{"chart": chart} for chart in found if chart is not None]
@@ -80,7 +88,7 @@ def write_pages(
 ) -> Path:
     """Write `index.html` and `runs/<id>.html` into `folder`; the path of the first.
 
-    A folder that is there is replaced once the new one is whole.
+    Pages that are there are replaced once the new ones are whole; what a user laid beside them stays.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -98,8 +106,8 @@ def write_pages(
         (new / "runs").mkdir()
         template = environment.get_template("run.html.j2")
         for record in progress(records):
-            document = run_document(study, curves.get(record.run_id, record), samples)
-            text = template.render(style=_asset("page.css"), **document)
+            document = run_document(study, study_folder, curves.get(record.run_id, record), samples)
+            text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
             (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
         write_atomic(new / "index.html", index_page(study, curves).encode())
         _replace(new, folder)
@@ -126,9 +134,10 @@ def _replace(new: Path, folder: Path) -> None:
 def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
     """The page of a study; the same text for the same records."""
     sections = [section for section in _sections(study, curves) if section.items or section.lines]
-    drawn = [item["chart"].document() for section in sections for item in section.items if "chart" in item]
+    drawn = [item["chart"] for section in sections for item in section.items if "chart" in item]
+    document = {"looks": looks.looks(drawn), "charts": [chart.document() for chart in drawn]}
     # In JSON a `<` may be written so anywhere, and no `</script>` is left.
-    data = json.dumps(_inert_inside(drawn), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(_inert_inside(document), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     return (
         _environment()
         .get_template("index.html.j2")
@@ -139,6 +148,7 @@ def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
             sections=sections,
             charts=Markup(data),
             style=_asset("page.css"),
+            shell=_asset("shell.js"),
             scripts=[_asset(name) for name in ("d3-7.9.0.min.js", "plot-0.6.17.min.js", "page.js")]
             if drawn
             else [_asset("page.js")],
@@ -152,7 +162,8 @@ def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Secti
     comparison = Section(
         "comparison",
         "Comparison",
-        "Shaded: the highest mean (bold), and what these seeds do not tell from it. Rows lead to their runs.",
+        "Shaded: the highest mean (bold), and what these seeds do not tell from it (≈). Rows lead to their "
+        "runs.",
     )
     comparison.add(*train_tables(study))
     if not any(item["table"]["marked"] for item in comparison.items):
@@ -287,7 +298,7 @@ def _cell(table: Table, row: int, column: int, text: str) -> Text:
         kinds.append("best")
     if (row, column) in table.level:
         kinds.append("level")
-    return Text(text, " ".join(kinds))
+    return Text(text, " ".join(kinds), is_level=(row, column) in table.level)
 
 
 def _environment() -> jinja2.Environment:
@@ -311,7 +322,7 @@ def _inert(value: Any) -> Any:
 
 def _inert_inside(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _inert_inside(one) for name, one in value.items()}
+        return {_inert(name): _inert_inside(one) for name, one in value.items()}
     return [_inert_inside(one) for one in value] if isinstance(value, list | tuple) else _inert(value)
 
 

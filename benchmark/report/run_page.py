@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -19,7 +21,9 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 190, 52, 34, 10
 """Of a run's own curves, in CSS pixels."""
 
 
-def run_document(study: StudyResults, record: TrainRecord, samples: Samples) -> dict[str, Any]:
+def run_document(
+    study: StudyResults, study_folder: Path, record: TrainRecord, samples: Samples
+) -> dict[str, Any]:
     """What `run.html.j2` needs."""
     split, sentences = samples.of(record, _beside(study, record))
     experiment = flattened(record.experiment)
@@ -27,7 +31,7 @@ def run_document(study: StudyResults, record: TrainRecord, samples: Samples) -> 
         "title": f"{record.model_preset} on {record.task_preset or record.task_name}, seed {record.seed}",
         "study": study.name,
         "record": record,
-        "command": f"seqbench run results/{study.name}/runs/{record.run_id}/record.json",
+        "command": shlex.join(["seqbench", "run", _shown_path(study_folder, record.run_id)]),
         "state": _state(record),
         "facts": _facts(record),
         "scores": [
@@ -55,6 +59,12 @@ def run_document(study: StudyResults, record: TrainRecord, samples: Samples) -> 
         "split": split,
         "samples": sentences,
     }
+
+
+def _shown_path(study_folder: Path, run_id: str) -> str:
+    """A record from the working directory where it lies within that, and else from the root."""
+    path = study_folder.resolve() / "runs" / run_id / "record.json"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _beside(study: StudyResults, record: TrainRecord) -> list[TrainRecord]:

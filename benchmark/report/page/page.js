@@ -1,10 +1,9 @@
 "use strict";
 /* Sorting and filtering of the tables, and the charts. Data come from the page itself; nothing is loaded. */
 (() => {
-  const COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#a6761d"];
-  const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 4", "12 4", "1 2", "6 2 1 2"];
+  const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 4", "12 4", "1 2"];
   const STYLE = { fontSize: "12px", fontFamily: "system-ui, sans-serif" };
-  const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "times", "wye", "plus"];
+  const SYMBOLS = ["circle", "square", "triangle", "diamond", "star", "cross", "wye"]; // all have an inside
 
   // Tables ------------------------------------------------------------------------------------------------
 
@@ -53,34 +52,22 @@
     });
   }
 
-  // Theme -------------------------------------------------------------------------------------------------
-
-  const theme = document.getElementById("theme");
-  if (theme) {
-    const dark = matchMedia("(prefers-color-scheme: dark)");
-    theme.hidden = false;
-    theme.addEventListener("click", () => {
-      const now = document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
-      document.documentElement.dataset.theme = now === "dark" ? "light" : "dark";
-    });
-  }
-
   // Charts ------------------------------------------------------------------------------------------------
 
   const store = document.getElementById("charts");
   if (!store || typeof Plot === "undefined") return;
-  const charts = new Map(JSON.parse(store.textContent).map((chart) => [chart.name, chart]));
-  const names = [...new Set([...charts.values()].flatMap((c) => c.points.map((p) => p.series)))];
+  const { looks, charts: written } = JSON.parse(store.textContent);
+  const charts = new Map(written.map((chart) => [chart.name, { ...chart, points: pointsOf(chart) }]));
 
-  function look(series, all) {
-    // one model keeps its look over the page while there are few
-    const index = (names.length <= COLORS.length ? names : all).indexOf(series);
-    const turn = Math.floor(index / COLORS.length);
-    return {
-      color: COLORS[index % COLORS.length],
-      dash: DASHES[(index + turn) % DASHES.length],
-      symbol: SYMBOLS[(index + turn) % SYMBOLS.length],
-    };
+  function pointsOf(chart) {
+    return chart.points.map(([series, ...values]) => ({
+      series: chart.series[series], ...Object.fromEntries(chart.fields.map((field, i) => [field, values[i]])),
+    }));
+  }
+
+  function look(series) {
+    const [color, mark] = looks[series];
+    return { color, dash: DASHES[mark], symbol: SYMBOLS[mark] };
   }
 
   function choice(container, title, axes, redraw) {
@@ -99,7 +86,7 @@
     const list = document.createElement("ul");
     list.className = "legend";
     for (const series of all) {
-      const { color, dash, symbol } = look(series, all);
+      const { color, dash, symbol } = look(series);
       const item = document.createElement("li");
       const label = document.createElement("label");
       const box = document.createElement("input");
@@ -124,36 +111,59 @@
 
   function Plot_symbol(name) {
     const found = { circle: d3.symbolCircle, square: d3.symbolSquare, triangle: d3.symbolTriangle,
-      diamond: d3.symbolDiamond, star: d3.symbolStar, times: d3.symbolTimes, wye: d3.symbolWye, plus: d3.symbolPlus };
+      diamond: d3.symbolDiamond, star: d3.symbolStar, cross: d3.symbolCross, wye: d3.symbolWye };
     return found[name];
   }
 
-  const shown = (value) => (value === null || value === undefined ? "-" : d3.format(".4~g")(value));
+  // Digits as in the tables: the rules of rounding.py.
+  function decimals(value, digits) {
+    return Math.min(digits - 1 - Number(value.toExponential(digits - 1).split("e")[1]), 6);
+  }
 
-  function range(point, axis) {
-    if (!axis.low || point[axis.low] === null || point[axis.low] === undefined) return "";
-    return ` (${shown(point[axis.low])} to ${shown(point[axis.high])})`;
+  function fixed(value, places) {
+    const unit = 10 ** Math.max(0, -places);
+    let units = value / unit;
+    if (places <= 0) units = Math.abs(units % 1) === 0.5 ? 2 * Math.round(units / 2) : Math.round(units);
+    const text = d3.format(`,.${Math.max(0, places)}f`)(units * unit).replace("−", "-");
+    return Number(text.replace(/,/g, "")) === 0 ? text.replace("-", "") : text;
+  }
+
+  const withoutSpread = (value) => (value === 0 ? "0" : fixed(value, decimals(value, 3)));
+
+  function shown(point, axis, kind) {
+    const value = point[axis.field];
+    const has = axis.low && point[axis.low] !== null && point[axis.low] !== undefined;
+    if (has) {
+      const half = (point[axis.high] - point[axis.low]) / 2;
+      // equal seeds have a spread of zero
+      const places = half > 0 ? decimals(half, 2) : 2;
+      const [middle, low, high] = [value, point[axis.low], point[axis.high]].map((one) => fixed(one, places));
+      return kind === "intervals" ? `${middle} (${low} to ${high})` : `${middle} ± ${fixed(half, places)}`;
+    }
+    return axis.exact ? fixed(value, Number.isInteger(value) ? 0 : 1) : withoutSpread(value);
   }
 
   const plainTicks = (axis) => ({ label: null, grid: true, type: axis.log ? "log" : "linear",
     tickFormat: axis.log ? (d) => d3.format(d >= 0.01 && d < 1e5 ? ",~r" : ".0e")(d) : undefined });
 
   function draw(chart, x, y, hidden, width) {
-    const all = [...new Set(chart.points.map((point) => point.series))];
     const drawable = (p) => [[x, p], ...(y ? [[y, p]] : [])]
       .every(([axis, point]) => point[axis.field] !== null && point[axis.field] !== undefined
         && (!axis.log || point[axis.field] > 0));
     const points = chart.points.filter((p) => !hidden.has(p.series) && drawable(p));
-    const color = (p) => look(p.series, all).color;
+    const color = (p) => look(p.series).color;
+    const onFront = (p) => (y ? p[`front_${x.field}_${y.field}`] : undefined);
     const title = (p) => [p.label && p.label !== p.series ? `${p.series}: ${p.label}` : p.series,
-      `${x.label}: ${shown(p[x.field])}${range(p, x)}`,
-      y ? `${y.label}: ${shown(p[y.field])}${range(p, y)}` : "",
-      p.seeds ? `seeds: ${p.seeds}` : ""].filter(Boolean).join("\n");
+      `${x.label}: ${shown(p, x, chart.kind)}`,
+      y ? `${y.label}: ${shown(p, y, chart.kind)}` : "",
+      p.seeds ? `seeds: ${p.seeds}` : "",
+      { true: "on the Pareto front", false: "dominated: another is at least as good in both" }[onFront(p)],
+    ].filter(Boolean).join("\n");
     const spread = (axis) => (p) => axis.low && p[axis.low] !== null && p[axis.low] !== undefined
       && (!axis.log || p[axis.low] > 0);
     if (chart.kind === "intervals") {
       const marginLeft = Math.min(width * 0.5, 20 + 6.6 * Math.max(...points.map((p) => p.label.length)));
-      return Plot.plot({
+      const plot = Plot.plot({
         width, marginLeft, marginRight: 30, marginBottom: 44, height: 70 + 24 * points.length, style: STYLE,
         ariaLabel: chart.title, x: { ...plainTicks(x), label: x.label, inset: 8 },
         y: { label: null, domain: points.map((p) => p.label),
@@ -161,17 +171,16 @@
         marks: [
           Plot.ruleX([1], { strokeOpacity: x.field === "value" && /ratio|floor/.test(x.label) ? 0.5 : 0 }),
           Plot.ruleY(points.filter(spread(x)), { y: "label", x1: x.low, x2: x.high, stroke: color, strokeWidth: 2 }),
-          Plot.dot(points, { y: "label", x: x.field, fill: color, symbol: (p) => look(p.series, all).symbol, r: 4 }),
+          Plot.dot(points, { y: "label", x: x.field, fill: color, symbol: (p) => look(p.series).symbol, r: 4 }),
           Plot.tip(points, Plot.pointer({ y: "label", x: x.field, title })),
         ],
       });
+      return { plot, points, title, x: x.field, y: "label" };
     }
     const marks = [];
     if (chart.kind === "curves") {
-      for (const series of all) {
-        const mine = points.filter((p) => p.series === series);
-        if (!mine.length) continue;
-        const { color: own, dash, symbol } = look(series, all);
+      for (const [series, mine] of d3.group(points, (p) => p.series)) {
+        const { color: own, dash, symbol } = look(series);
         const banded = mine.filter(spread(y));
         if (banded.length > 1)
           marks.push(Plot.areaY(banded, { x: x.field, y1: y.low, y2: y.high, fill: own, fillOpacity: 0.15 }));
@@ -180,18 +189,69 @@
       }
     } else {
       marks.push(Plot.ruleX(points.filter(spread(y)), { x: x.field, y1: y.low, y2: y.high, stroke: color, strokeWidth: 2 }));
-      marks.push(Plot.dot(points, { x: x.field, y: y.field, fill: color, symbol: (p) => look(p.series, all).symbol, r: 6 }));
+      marks.push(Plot.dot(points, { x: x.field, y: y.field, fill: (p) => (onFront(p) ? color(p) : "var(--ground)"),
+        stroke: color, strokeWidth: 1.5, symbol: (p) => look(p.series).symbol, r: 6 }));
       if (points.length <= 12)
         marks.push(Plot.text(points, { x: x.field, y: y.field, text: "label", dx: 10, textAnchor: "start", fill: "currentColor" }));
     }
     marks.push(Plot.tip(points, Plot.pointer({ x: x.field, y: y.field, title })));
-    return Plot.plot({
+    const plot = Plot.plot({
       width, height: Math.min(420, Math.max(260, width * 0.55)), marginLeft: 60, marginBottom: 44,
       marginRight: chart.kind === "scatter" ? Math.min(150, width / 4) : 24, style: STYLE, ariaLabel: chart.title,
       inset: chart.kind === "scatter" ? 14 : 2,
       x: { ...plainTicks(x), label: x.label }, y: { ...plainTicks(y), label: y.label },
       marks,
     });
+    return { plot, points, title, x: x.field, y: y.field };
+  }
+
+  /* Keys for a chart: it is one stop of the tabulator, and arrows go from point to point. Left and right stay
+     within a series where it has several points, up and down go on to the next. The tip is the mouse's own. */
+  function keys(drawing, status) {
+    let drawn, at;
+    const point = () => drawn.points[at];
+    const middle = (axis) => {
+      const scale = drawn.plot.scale(axis);
+      return scale.apply(point()[drawn[axis]]) + (scale.bandwidth ?? 0) / 2;
+    };
+    const canvas = () => (drawn.plot.matches("svg") ? drawn.plot : drawn.plot.querySelector(":scope > svg"));
+    const show = () => {
+      const svg = canvas();
+      const place = svg.getBoundingClientRect();
+      const scaled = place.width / svg.viewBox.baseVal.width;
+      svg.dispatchEvent(new PointerEvent("pointermove", { pointerType: "mouse", bubbles: true,
+        clientX: place.left + middle("x") * scaled, clientY: place.top + middle("y") * scaled }));
+      status.textContent = drawn.title(point()).replace(/\n/g, ", ");
+    };
+    const hide = () => {
+      canvas().dispatchEvent(new PointerEvent("pointerleave", { pointerType: "mouse" }));
+      status.textContent = "";
+    };
+    const moved = (key) => {
+      const last = drawn.points.length - 1;
+      const starts = d3.range(last + 1).filter((i) => !i || drawn.points[i].series !== drawn.points[i - 1].series);
+      const own = d3.bisectRight(starts, at) - 1;
+      const start = (place) => starts[Math.max(0, Math.min(starts.length - 1, place))];
+      const to = { ArrowRight: at + 1, ArrowLeft: at - 1, ArrowDown: start(own + 1), ArrowUp: start(own - 1),
+        Home: 0, End: last }[key];
+      return to === undefined ? undefined : Math.max(0, Math.min(last, to));
+    };
+    drawing.addEventListener("focus", () => {
+      if (drawn.points.length && drawing.matches(":focus-visible")) show();
+    });
+    drawing.addEventListener("blur", hide);
+    drawing.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") return hide();
+      const to = drawn.points.length ? moved(event.key) : undefined;
+      if (to === undefined) return;
+      event.preventDefault();
+      at = to;
+      show();
+    });
+    return (now) => {
+      [drawn, at] = [now, 0];
+      status.textContent = "";
+    };
   }
 
   const redraws = [];
@@ -200,13 +260,20 @@
     const choices = figure.querySelector(".choices");
     const drawing = figure.querySelector(".drawing");
     const hidden = new Set();
+    const status = figure.querySelector("output");
+    drawing.tabIndex = 0;
+    drawing.setAttribute("role", "group");
+    drawing.setAttribute("aria-label", `${chart.title}: arrow keys go from point to point`);
+    const told = keys(drawing, status);
     const redraw = () => {
       const width = Math.max(300, Math.min(figure.clientWidth, 900));
-      drawing.replaceChildren(draw(chart, x(), chart.y.length ? y() : null, hidden, width));
+      const drawn = draw(chart, x(), chart.y.length ? y() : null, hidden, width);
+      drawing.replaceChildren(drawn.plot);
+      told(drawn);
     };
     const y = chart.y.length ? choice(choices, "vertical", chart.y, redraw) : null;
     const x = choice(choices, "horizontal", chart.x, redraw);
-    const all = [...new Set(chart.points.map((point) => point.series))];
+    const all = chart.series;
     if (chart.kind !== "intervals")
       legend(figure.querySelector(".keys"), all, hidden, redraw, chart.kind === "curves");
     redraw();

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.container import ErrorbarContainer
 from typer.testing import CliRunner
 
 from benchmark.cli import app
-from benchmark.report.charts import study_charts
+from benchmark.report.charts import Axis, Chart, Point, front_field, mark_front, study_charts
 from benchmark.report.curves import with_curves
+from benchmark.report.drawing import BLUE, VERMILION
 from benchmark.report.figures import draw_chart, write_figures
+from benchmark.report.looks import looks
 from benchmark.report.study_results import load_study
 from benchmark.store import StorageError
-from tests.benchmark.report.records import speed_record
+from tests.benchmark.report.records import scores, speed_record, train_record
 from tests.benchmark.report.test_html import runs
 
 
@@ -47,7 +51,7 @@ def test_what_is_drawn_is_what_the_charts_hold(folder):
     charts = {chart.name: chart for chart in study_charts(study, with_curves(study.train_records, folder))}
     chart = charts["curves-1"]
     loss = next(axis for axis in chart.y if axis.field == "loss")
-    figure = draw_chart(chart, chart.x[0], loss)
+    figure = draw_chart(chart, chart.x[0], loss, looks(list(charts.values())))
     (axis,) = figure.axes
     drawn = {
         str(line.get_label()): [float(y) for y in np.asarray(line.get_ydata())] for line in axis.get_lines()
@@ -72,3 +76,68 @@ def test_a_folder_that_cannot_be_written_is_named(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file: cannot be written"):
         write_figures(load_study(folder), folder, Path(tmp_path / "file"), "svg")
+
+
+def test_names_from_others_leave_a_drawing_well_formed(study_folder, tmp_path, recwarn):
+    hostile = [
+        train_record(f"{number:016x}", f"\x1b[31mred\x00{number}", scores=scores({("test", "bleu"): 30.0}))
+        for number in range(2)
+    ]
+    for path in write_figures(load_study(study_folder(*hostile)), tmp_path, tmp_path / "out", "svg"):
+        ElementTree.parse(path)
+        assert r"\x1b[31mred\x000" in path.read_text()
+    assert [str(one.message) for one in recwarn] == []
+
+
+def test_points_on_the_front_are_filled_and_dominated_ones_hollow(study_folder):
+    """Quality and speed of three rows: one is worse in both than another."""
+    made = [
+        train_record(
+            f"{number:016x}", model, scores=scores({("test", "bleu"): quality}),
+            train_target_tokens_per_second=speed, train_seconds=1e6 / speed,
+        )
+        for number, (model, quality, speed) in enumerate(
+            [("lstm-small", 30.0, 100.0), ("convs2s-small", 31.0, 90.0), ("transformer-small", 29.0, 95.0)]
+        )
+    ]  # fmt: skip
+    (chart,) = study_charts(load_study(study_folder(*made)), {})
+    for x in chart.x:
+        if x.field not in ("train", "seconds"):
+            continue
+        figure = draw_chart(chart, x, chart.y[0], looks([chart]))
+        hollow = {
+            str(bars.get_label()): bars.lines[0].get_markerfacecolor() == "white"
+            for bars in figure.axes[0].containers
+            if isinstance(bars, ErrorbarContainer)
+        }
+        assert hollow == {"lstm-small": False, "convs2s-small": False, "transformer-small": True}
+        plt.close(figure)
+
+
+def test_equal_points_do_not_dominate_each_other_and_fewer_seconds_are_better():
+    x, y = Axis(field="x", label="training, s", less_is_better=True), Axis(field="y", label="y")
+    values = ((1.0, 1.0), (1.0, 1.0), (2.0, 1.0), (None, 5.0))
+    points: list[Point] = [{"x": across, "y": up} for across, up in values]
+    mark_front(points, x, y)
+    assert [point.get(front_field(x, y)) for point in points] == [True, True, False, None]
+
+
+def test_a_series_keeps_its_colour_in_all_charts_and_shares_it_with_its_layer():
+    def chart(*series: tuple[str, str | None]) -> Chart:
+        points: list[Point] = [{"series": name, "subject": subject} for name, subject in series]
+        return Chart(
+            name="", section="layers", title="", caption="", kind="curves", points=points,
+            x=[Axis(field="x", label="")],
+        )  # fmt: skip
+
+    many = chart(*((f"model {number}", None) for number in range(12)))
+    layers = chart(
+        ("self-attention, pass forward", "self-attention"), ("recurrent", None), ("model 1", None),
+        ("self-attention, pass backward", "self-attention"),
+    )  # fmt: skip
+    found = looks([many, layers])
+    assert found["self-attention, pass forward"].color == found["self-attention, pass backward"].color == BLUE
+    assert found["recurrent"].color == VERMILION
+    assert len({found[f"model {number}"].color for number in range(8)}) == 8
+    for one in (many, layers):
+        assert len({found[str(point["series"])] for point in one.points}) == len(one.points)

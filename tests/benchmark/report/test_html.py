@@ -1,6 +1,7 @@
 """The page: what it says equals the records, what others wrote is inert, and nothing is loaded."""
 
 import html
+import json
 import re
 import shutil
 
@@ -8,6 +9,9 @@ import pytest
 
 from benchmark.hypotheses import compress_lines, lines_sha256
 from benchmark.record import CurvePoint
+from benchmark.report import charts
+from benchmark.report.charts import study_charts
+from benchmark.report.curves import with_curves
 from benchmark.report.html import write_pages
 from benchmark.report.samples import SENTENCES, Samples, marked
 from benchmark.report.study_results import load_study
@@ -56,7 +60,7 @@ def pages(folder, output, data_directory=None):
 def cells_of(page):
     """Text of every cell of its tables."""
     cells = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page, flags=re.DOTALL)
-    return [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in cells]
+    return [html.unescape(re.sub(r"<[^>]+>", "", cell)).strip().removesuffix(" ≈") for cell in cells]
 
 
 def test_every_cell_of_the_tables_is_in_the_page_and_twice_gives_the_same_bytes(study_folder, tmp_path):
@@ -94,6 +98,8 @@ def test_the_highest_mean_is_marked_and_what_the_seeds_do_not_tell_from_it(study
         shutil.rmtree(tmp_path / "a-study", ignore_errors=True)
         page = pages(study_folder(*made), tmp_path / "page")[0]["index.html"]
         comparison = page[: page.index('id="significance"')] if 'id="significance"' in page else page
+        # on paper and to a screen reader a shade says nothing
+        assert comparison.count("≈</abbr>") == comparison.count('class="level"')
         return re.findall(r'<td class="(best|level)">', comparison)
 
     assert marks(seeds=1, apart=5) == ["best", "level"]
@@ -119,6 +125,44 @@ def test_texts_from_others_are_inert(study_folder, tmp_path):
         assert "\u202e" not in text
         assert "{{ 7 * 7 }}" in text or PAYLOAD[-11:] not in text
         assert len(re.findall(r"<script", text)) == text.count("</script>")
+
+
+def test_many_curves_make_no_large_page(study_folder, tmp_path, monkeypatch):
+    """Of 9 rows with 3 points each: what a point takes, and what is left when there are too many."""
+    study = load_study(folder := study_folder(*runs()))
+    curves = with_curves(study.train_records, folder)
+    (chart,) = (one for one in study_charts(study, curves) if one.kind == "curves")
+    document = chart.document()
+    assert len(json.dumps(document["points"], separators=(",", ":"))) < 70 * len(chart.points)
+    place = document["fields"].index("loss") + 1
+    assert [row[place] for row in document["points"]] == [pytest.approx(p["loss"]) for p in chart.points]
+    assert [document["series"][row[0]] for row in document["points"]] == [p["series"] for p in chart.points]
+    monkeypatch.setattr(charts, "MOST_CURVE_POINTS", 1)
+    monkeypatch.setattr(charts, "FEWEST_OF_CURVE", 2)
+    (chart,) = (one for one in study_charts(study, curves) if one.kind == "curves")
+    assert [point["step"] for point in chart.points] == [1000, 3000] * 3
+    assert "2 validations each" in chart.caption
+
+
+def test_every_comparison_of_more_than_two_rows_has_a_filter(study_folder, tmp_path):
+    page = pages(study_folder(*runs()), tmp_path / "page")[0]["index.html"]
+    assert 'data-filters="comparison-0"' in page
+    shutil.rmtree(tmp_path / "a-study")
+    folder = study_folder(*runs(models=("lstm-small", "convs2s-small")))
+    assert "data-filters=" not in pages(folder, tmp_path / "page")[0]["index.html"]
+
+
+def test_the_command_of_a_run_names_its_record_wherever_the_results_lie(study_folder, tmp_path, monkeypatch):
+    folder, run_id = study_folder(*runs()), runs()[0].run_id
+
+    def command():
+        page = pages(folder, tmp_path / "page")[0][f"runs/{run_id}.html"]
+        (text,) = re.findall(r"<pre>(.*?)</pre>", page)
+        return html.unescape(text)
+
+    assert command() == f"seqbench run {folder}/runs/{run_id}/record.json"
+    monkeypatch.chdir(tmp_path)
+    assert command() == f"seqbench run a-study/runs/{run_id}/record.json"
 
 
 def test_it_asks_for_nothing_from_elsewhere(study_folder, tmp_path):

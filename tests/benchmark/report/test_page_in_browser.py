@@ -1,5 +1,6 @@
 """The page as a reader has it: in Chromium, from disk, with no network."""
 
+import re
 import shutil
 
 import pytest
@@ -92,3 +93,92 @@ def test_a_phone_scrolls_down_alone(opened):
     assert "To make it again" in opened.locator("main").inner_text()
     opened.locator("nav a.name").click()
     opened.wait_for_url("**/index.html")
+
+
+def test_keys_go_from_point_to_point_and_a_chart_is_one_stop(opened):
+    drawing = opened.locator("#curves-1 .drawing")
+    assert opened.locator("#curves-1 [tabindex='0']").count() == 1
+    tip, told = drawing.locator("svg [aria-label=tip]"), opened.locator("#curves-1 output")
+    opened.locator("#curves-1 input[type=checkbox]").last.focus()
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.className") == "drawing"
+    steps = []
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowUp", "End", "ArrowLeft"):
+        opened.keyboard.press(key)
+        opened.wait_for_timeout(50)
+        text = tip.text_content() or ""
+        assert all(part in text for part in (told.text_content() or "").split(", ")[:1])
+        steps += re.findall(r"optimiser steps: ([0-9,]+)", text)
+    assert steps == ["2,000", "3,000", "1,000", "1,000", "3,000", "2,000"]
+    opened.keyboard.press("Escape")
+    opened.wait_for_timeout(50)
+    assert (tip.text_content() or "", told.text_content()) == ("", "")
+
+
+def told_of_quality(page):
+    """What is said of the points of the first chart of quality, one after the other."""
+    page.locator("#quality-1 .drawing").focus()
+    told = []
+    for key in ("Home", "End"):
+        page.keyboard.press(key)
+        told.append(page.locator("#quality-1 output").text_content())
+    return told
+
+
+def test_a_tip_has_the_digits_of_the_tables(opened):
+    shown = {text for told in told_of_quality(opened) for text in re.findall(r"test BLEU: ([^,]+)", told)}
+    cells = opened.locator("#comparison td").all_inner_texts()
+    assert shown <= {cell.removesuffix(" ≈") for cell in cells}
+    assert shown == {"34.21 ± 0.29", "30.21 ± 0.29"}
+
+
+def test_the_front_is_said(opened):
+    assert [told.rpartition(", ")[2] for told in told_of_quality(opened)] == [
+        "on the Pareto front",
+        "dominated: another is at least as good in both",
+    ]
+
+
+def test_a_series_has_one_colour_in_all_charts(opened):
+    def colours(chart):
+        items = opened.locator(f"{chart} .legend li")
+        return {one.inner_text(): one.locator("path").get_attribute("fill") for one in items.all()}
+
+    first, second = colours("#quality-1"), colours("#curves-1")
+    assert first == second and len(set(first.values())) == 3
+
+
+def test_the_chosen_theme_stays_on_the_pages_of_runs(opened):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    opened.locator("#theme").click()
+    opened.locator("table a").first.click()
+    opened.wait_for_url("**/runs/*.html")
+    assert opened.evaluate(ground) == "rgb(20, 23, 26)"
+    opened.locator("#theme").click()
+    opened.go_back()
+    opened.reload()
+    assert opened.evaluate(ground) == "rgb(255, 255, 255)"
+
+
+def test_the_name_of_a_row_stays_while_its_table_is_moved(opened):
+    opened.set_viewport_size({"width": 390, "height": 800})
+    wide = opened.locator("#comparison .wide").first
+    assert opened.locator("#comparison .more").first.is_visible()
+    wide.evaluate("one => one.scrollTo(10000, 0)")
+    opened.wait_for_timeout(100)
+    left = wide.locator("tbody th").first.bounding_box()["x"]
+    assert left == pytest.approx(wide.bounding_box()["x"], abs=1)
+    assert not opened.locator("#comparison .more").first.is_visible()
+
+
+def test_paper_is_dark_on_light_has_everything_and_cuts_nothing(opened):
+    opened.locator("#theme").click()
+    opened.set_viewport_size({"width": 703, "height": 1000})  # A4 less its margins
+    opened.emulate_media(media="print", color_scheme="dark")
+    assert opened.evaluate("getComputedStyle(document.body).color") == "rgb(26, 29, 33)"
+    opened.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.locator("details:not([open])").count() == 0
+    tables = "[...document.querySelectorAll('.wide table')].map(t => t.getBoundingClientRect().right)"
+    assert max(opened.evaluate(tables)) <= 703
+    opened.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert opened.locator("details[open]").count() == 0
