@@ -56,6 +56,12 @@ class Text:
     is_level: bool = False
     """Whether it has the sign of what the seeds do not tell from the highest mean."""
 
+    @property
+    def parts(self) -> list[str]:
+        """Between which the line may end: a value, and its range in parentheses."""
+        value, found, rest = self.text.partition(" (")
+        return [value, f"({rest}"] if found and " to " in rest else [self.text]
+
 
 @dataclass
 class Section:

@@ -42,7 +42,9 @@ def looks(charts: Sequence[Chart]) -> dict[str, Look]:
     # what each chart has already
     used_colors = [Counter[str]() for _ in charts]
     used_looks = [Counter[Look]() for _ in charts]
-    for series, subject in {name: one for names in series_of for name, one in names.items()}.items():
+    every = {name: subject for names in series_of for name, subject in names.items()}
+    # fixed colours first, so that others avoid them
+    for series, subject in sorted(every.items(), key=lambda one: one[1] not in COLOR_OF):
         own = [number for number, names in enumerate(series_of) if series in names]
 
         def times_of_color(color: str, own: list[int] = own) -> int:

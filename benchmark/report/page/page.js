@@ -143,7 +143,7 @@
     return axis.exact ? fixed(value, Number.isInteger(value) ? 0 : 1) : withoutSpread(value);
   }
 
-  const plainTicks = (axis) => ({ label: null, grid: true, type: axis.log ? "log" : "linear",
+  const plainTicks = (axis) => ({ label: null, labelOffset: 42, grid: true, type: axis.log ? "log" : "linear",
     tickFormat: axis.log ? (d) => d3.format(d >= 0.01 && d < 1e5 ? ",~r" : ".0e")(d) : undefined });
 
   function draw(chart, x, y, hidden, width) {
@@ -157,14 +157,14 @@
       `${x.label}: ${shown(p, x, chart.kind)}`,
       y ? `${y.label}: ${shown(p, y, chart.kind)}` : "",
       p.seeds ? `seeds: ${p.seeds}` : "",
-      { true: "on the Pareto front", false: "dominated: another is at least as good in both" }[onFront(p)],
+      { true: "on the Pareto front", false: "dominated: another is as good in both, and better in one" }[onFront(p)],
     ].filter(Boolean).join("\n");
     const spread = (axis) => (p) => axis.low && p[axis.low] !== null && p[axis.low] !== undefined
       && (!axis.log || p[axis.low] > 0);
     if (chart.kind === "intervals") {
       const marginLeft = Math.min(width * 0.5, 20 + 6.6 * Math.max(...points.map((p) => p.label.length)));
       const plot = Plot.plot({
-        width, marginLeft, marginRight: 30, marginBottom: 44, height: 70 + 24 * points.length, style: STYLE,
+        width, marginLeft, marginRight: 30, marginBottom: 50, height: 76 + 24 * points.length, style: STYLE,
         ariaLabel: chart.title, x: { ...plainTicks(x), label: x.label, inset: 8 },
         y: { label: null, domain: points.map((p) => p.label),
           tickFormat: (text) => (text.length * 6.4 > marginLeft ? `${text.slice(0, marginLeft / 6.4 - 2)}…` : text) },
@@ -178,6 +178,7 @@
       return { plot, points, title, x: x.field, y: "label" };
     }
     const marks = [];
+    const named = chart.kind === "scatter" && points.length <= 12 && width >= 500; // else the legend alone
     if (chart.kind === "curves") {
       for (const [series, mine] of d3.group(points, (p) => p.series)) {
         const { color: own, dash, symbol } = look(series);
@@ -191,15 +192,15 @@
       marks.push(Plot.ruleX(points.filter(spread(y)), { x: x.field, y1: y.low, y2: y.high, stroke: color, strokeWidth: 2 }));
       marks.push(Plot.dot(points, { x: x.field, y: y.field, fill: (p) => (onFront(p) ? color(p) : "var(--ground)"),
         stroke: color, strokeWidth: 1.5, symbol: (p) => look(p.series).symbol, r: 6 }));
-      if (points.length <= 12)
+      if (named)
         marks.push(Plot.text(points, { x: x.field, y: y.field, text: "label", dx: 10, textAnchor: "start", fill: "currentColor" }));
     }
     marks.push(Plot.tip(points, Plot.pointer({ x: x.field, y: y.field, title })));
     const plot = Plot.plot({
-      width, height: Math.min(420, Math.max(260, width * 0.55)), marginLeft: 60, marginBottom: 44,
-      marginRight: chart.kind === "scatter" ? Math.min(150, width / 4) : 24, style: STYLE, ariaLabel: chart.title,
+      width, height: Math.min(420, Math.max(260, width * 0.55)), marginLeft: 60, marginBottom: 50,
+      marginRight: named ? 150 : 24, style: STYLE, ariaLabel: chart.title,
       inset: chart.kind === "scatter" ? 14 : 2,
-      x: { ...plainTicks(x), label: x.label }, y: { ...plainTicks(y), label: y.label },
+      x: { ...plainTicks(x), label: x.label }, y: { ...plainTicks(y), labelOffset: undefined, label: y.label },
       marks,
     });
     return { plot, points, title, x: x.field, y: y.field };
