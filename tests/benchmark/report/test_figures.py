@@ -132,14 +132,14 @@ def test_a_series_keeps_its_colour_in_all_charts_and_shares_it_with_its_layer():
 
     many = chart(*((f"model {number}", None) for number in range(12)))
     layers = chart(
-        ("other", None), ("self-attention, pass forward", "self-attention"), ("recurrent", None),
+        ("other, pass forward", "other"), ("other, pass backward", "other"), ("self-attention, pass forward", "self-attention"), ("recurrent", None),
         ("model 1", None),
         ("self-attention, pass backward", "self-attention"),
     )  # fmt: skip
     found = looks([many, layers])
     assert found["self-attention, pass forward"].color == found["self-attention, pass backward"].color == BLUE
     assert found["recurrent"].color == VERMILION
-    assert found["other"].color not in (BLUE, VERMILION)
+    assert found["other, pass forward"].color == found["other, pass backward"].color not in (BLUE, VERMILION)
     assert len({found[f"model {number}"].color for number in range(8)}) == 8
     for one in (many, layers):
         assert len({found[str(point["series"])] for point in one.points}) == len(one.points)
