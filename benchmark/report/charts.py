@@ -35,6 +35,8 @@ class Axis:
     exact: bool = False
     """Whether it is counted, and so shown with all of its digits."""
     less_is_better: bool = False
+    is_symmetric: bool = False
+    """Whether its interval is told as ± half of it, as that of a score in the tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,10 +153,10 @@ def quality_and_speed(
         name=f"quality-{number}",
         section="quality",
         title=title,
-        caption="Each point is a row of the table; bars are 95 % t-intervals over seeds, which one seed does "
-        "not have. Filled: on the Pareto front, as no other row has means that are at least as good in both "
-        "quantities and better in one; hollow: dominated. Speeds as run follow each other in time: only a "
-        "speed record compares them."
+        caption="Each point is a row of the table; bars are 95 % intervals: of scores over seeds, which one "
+        "seed does not have, and of interleaved rounds over rounds. Filled: on the Pareto front, as no other "
+        "row has means that are at least as good in both quantities and better in one; hollow: dominated. "
+        "Speeds as run follow each other in time: only a speed record compares them."
         + (" Noisy: there was other load or throttling while this was timed." if load else ""),
         kind="scatter",
         points=points,
@@ -470,4 +472,4 @@ def _summary(name: str, values: Iterable[float]) -> Point:
 
 
 def _score_axis(name: str, label: str) -> Axis:
-    return Axis(field=name, label=label, low=f"{name}_low", high=f"{name}_high")
+    return Axis(field=name, label=label, low=f"{name}_low", high=f"{name}_high", is_symmetric=True)

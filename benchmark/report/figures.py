@@ -103,14 +103,11 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None, look: Mapping[str, Look]) 
                 alike = [point for point in mine if bool(point.get(front_field(x, y))) == on_front]
                 if not alike:
                     continue
-                error = [
-                    [abs(_end(point, end, y) - _number(point, y.field)) for point in alike]
-                    for end in (y.low, y.high)
-                ]
                 axis.errorbar(
                     [_number(point, x.field) for point in alike],
                     [_number(point, y.field) for point in alike],
-                    yerr=error, color=color, marker=mark, markersize=4, linestyle="", capsize=2,
+                    yerr=_errors(alike, y), xerr=_errors(alike, x), capsize=2,
+                    color=color, marker=mark, markersize=4, linestyle="",
                     markerfacecolor=color if on_front else "white", label=unsaid,
                 )  # fmt: skip
                 unsaid = None  # one line of the legend for both
@@ -164,6 +161,14 @@ def _number(point: Point, name: str) -> float:
     value = point[name]
     assert isinstance(value, int | float)
     return float(value)
+
+
+def _errors(points: Sequence[Point], axis: Axis) -> list[list[float]] | None:
+    """How far the ends of the intervals are from their values, below and above; None where there are none."""
+    if not axis.low:
+        return None
+    ends = (axis.low, axis.high)
+    return [[abs(_end(point, end, axis) - _number(point, axis.field)) for point in points] for end in ends]
 
 
 def _end(point: Point, name: str, axis: Axis) -> float:

@@ -130,7 +130,7 @@
 
   const withoutSpread = (value) => (value === 0 ? "0" : fixed(value, decimals(value, 3)));
 
-  function shown(point, axis, kind) {
+  function shown(point, axis) {
     const value = point[axis.field];
     const has = axis.low && point[axis.low] !== null && point[axis.low] !== undefined;
     if (has) {
@@ -138,7 +138,7 @@
       // equal seeds have a spread of zero
       const places = half > 0 ? decimals(half, 2) : 2;
       const [middle, low, high] = [value, point[axis.low], point[axis.high]].map((one) => fixed(one, places));
-      return kind === "intervals" ? `${middle} (${low} to ${high})` : `${middle} ± ${fixed(half, places)}`;
+      return axis.is_symmetric ? `${middle} ± ${fixed(half, places)}` : `${middle} (${low} to ${high})`;
     }
     return axis.exact ? fixed(value, Number.isInteger(value) ? 0 : 1) : withoutSpread(value);
   }
@@ -154,8 +154,8 @@
     const color = (p) => look(p.series).color;
     const onFront = (p) => (y ? p[`front_${x.field}_${y.field}`] : undefined);
     const title = (p) => [p.label && p.label !== p.series ? `${p.series}: ${p.label}` : p.series,
-      `${x.label}: ${shown(p, x, chart.kind)}`,
-      y ? `${y.label}: ${shown(p, y, chart.kind)}` : "",
+      `${x.label}: ${shown(p, x)}`,
+      y ? `${y.label}: ${shown(p, y)}` : "",
       p.seeds ? `seeds: ${p.seeds}` : "",
       { true: "on the Pareto front", false: "dominated: another is as good in both, and better in one" }[onFront(p)],
     ].filter(Boolean).join("\n");
@@ -190,6 +190,7 @@
       }
     } else {
       marks.push(Plot.ruleX(points.filter(spread(y)), { x: x.field, y1: y.low, y2: y.high, stroke: color, strokeWidth: 2 }));
+      marks.push(Plot.ruleY(points.filter(spread(x)), { y: y.field, x1: x.low, x2: x.high, stroke: color, strokeWidth: 2 }));
       marks.push(Plot.dot(points, { x: x.field, y: y.field, fill: (p) => (onFront(p) ? color(p) : "var(--ground)"),
         stroke: color, strokeWidth: 1.5, symbol: (p) => look(p.series).symbol, r: 6 }));
       if (named)

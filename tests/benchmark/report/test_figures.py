@@ -21,6 +21,7 @@ from benchmark.report.looks import looks
 from benchmark.report.study_results import load_study
 from benchmark.store import StorageError
 from tests.benchmark.report.records import scores, speed_record, train_record
+from tests.benchmark.report.test_charts import timed
 from tests.benchmark.report.test_html import runs
 
 
@@ -132,7 +133,8 @@ def test_a_series_keeps_its_colour_in_all_charts_and_shares_it_with_its_layer():
 
     many = chart(*((f"model {number}", None) for number in range(12)))
     layers = chart(
-        ("other, pass forward", "other"), ("other, pass backward", "other"), ("self-attention, pass forward", "self-attention"), ("recurrent", None),
+        ("other, pass forward", "other"), ("other, pass backward", "other"),
+        ("self-attention, pass forward", "self-attention"), ("recurrent", None),
         ("model 1", None),
         ("self-attention, pass backward", "self-attention"),
     )  # fmt: skip
@@ -143,3 +145,14 @@ def test_a_series_keeps_its_colour_in_all_charts_and_shares_it_with_its_layer():
     assert len({found[f"model {number}"].color for number in range(8)}) == 8
     for one in (many, layers):
         assert len({found[str(point["series"])] for point in one.points}) == len(one.points)
+
+
+def test_the_interval_of_a_speed_is_drawn_across(study_folder):
+    study = load_study(study_folder(*runs(), timed()))
+    chart = next(one for one in study_charts(study, {}) if one.kind == "scatter")
+    across = {axis.field: axis for axis in chart.x}
+    for field, expected in (("compared", True), ("train", False)):
+        figure = draw_chart(chart, across[field], chart.y[0], looks([chart]))
+        bars = [one for one in figure.axes[0].containers if isinstance(one, ErrorbarContainer)]
+        assert bars and all(one.has_xerr == expected and one.has_yerr for one in bars)
+        plt.close(figure)
