@@ -164,9 +164,13 @@ class Recorder:
 
     # What the modes tell
 
-    def hop(self, tensor: Tensor) -> None:
-        if self.is_known(tensor):
-            self.shadow(tensor)[: self.sources] += 1
+    def hop(self, tensor: Tensor) -> Tensor:
+        """The tensor one hop farther, in a storage of its own: what shares its old one was not mixed."""
+        if not self.is_known(tensor):
+            return tensor
+        marked = tensor.clone()
+        self.shadow(marked)[: self.sources] += 1
+        return marked
 
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
         from benchmark.measure.dependence import Call
@@ -232,9 +236,7 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is mixed:
-            (tensor,) = args
-            self._recorder.hop(tensor)
-            return tensor
+            return self._recorder.hop(*args)
         if func in _LEAVING and self._recorder.is_reached(args[0]):
             raise CannotTrace(
                 f"{_LEAVING[func]} takes a value that depends on the input out of the tensors, and what "

@@ -218,6 +218,48 @@ def test_a_convolution_that_leaks_is_seen():
     assert torch.equal(found, found.triu()), "a weight of zero lets nothing through"
 
 
+def _windows(x):
+    padded = F.pad(x, (0, 0, 2, 0))
+    return sum(
+        mixed(padded[:, first : first + x.shape[1]]) * weight for first, weight in enumerate((0.2, 0.3, 0.5))
+    )
+
+
+def _shifted(x):
+    return torch.cat((torch.zeros_like(x[:, :1]), mixed(x[:, :-1])), 1) * 0.7 + x * 0.3
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        pytest.param(_windows, lambda back: ((back >= 0) & (back <= 2), torch.ones(())), id="windows"),
+        pytest.param(
+            _shifted, lambda back: ((back == 0) | (back == 1), (back == 1).float()), id="a shift of tokens"
+        ),
+        pytest.param(
+            lambda x: mixed(F.pad(x, (0, 0, 2, 0)).unfold(1, 3, 1)).sum(-1),
+            lambda back: ((back >= 0) & (back <= 2), torch.ones(())),
+            id="overlapping views",
+        ),
+        pytest.param(
+            lambda x: x + mixed(x.mean(1, keepdim=True).expand_as(x)),
+            lambda back: (back < math.inf, (back != 0).float()),
+            id="an expanded mean",
+        ),
+    ],
+)
+def test_a_hop_is_on_what_is_marked_and_not_on_what_shares_its_storage(layer, expected):
+    _, reached, _ = recorded(layer, 7)
+    back = torch.arange(7) - torch.arange(7)[:, None]
+    seen, hops = expected(back)
+    assert torch.equal(pairs(reached.hops), torch.where(seen, hops, math.inf))
+
+
+def test_a_mark_costs_nothing_where_nothing_is_recorded():
+    x = torch.randn(2, 3)
+    assert mixed(x) is x
+
+
 class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, z):
