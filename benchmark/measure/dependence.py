@@ -86,6 +86,10 @@ class Call:
         """The tensors whose values enter."""
         return self.given[1:] if self.name in ("copy_", "fill_") else self.given
 
+    def again(self, *args: Any, **kwargs: Any) -> Any:
+        """The same operation on other tensors, in its form that gives a new one."""
+        return self.func.overloadpacket(*args, **kwargs)
+
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
 
@@ -262,7 +266,7 @@ def _moved(call: Call) -> Sequence[Tensor]:
     args, kwargs = [numbered(one) for one in call.args], dict(call.kwargs)
     if call.name == "constant_pad_nd":
         args = args[:2]  # padded with 0
-    came = call.func(*args, **kwargs)
+    came = call.again(*args, **kwargs)
     together = torch.cat(shadows, 1)
     return [together[:, one.long()] for one in ([came] if isinstance(came, Tensor) else came)]
 
@@ -273,7 +277,7 @@ def _selected(call: Call) -> Sequence[Tensor]:
     dim %= x.dim()
     made = call.made[0]
     if call.recorder.is_reached(x):
-        moved = call.func(torch.arange(x.numel()).view(x.shape), dim, index)
+        moved = call.again(torch.arange(x.numel()).view(x.shape), dim, index)
         shadow = call.shadow(x).flatten(1)[:, moved]
     else:
         shadow = call.recorder.nowhere(made.shape)
@@ -292,7 +296,7 @@ def _indexed(call: Call) -> Sequence[Tensor]:
     x, indices = call.args
     if any(one is not None and call.recorder.is_reached(one) for one in indices):
         raise CannotTrace("aten::index with an index that depends on the input; use index_select or gather")
-    return [call.shadow(x).flatten(1)[:, call.func(torch.arange(x.numel()).view(x.shape), indices)]]
+    return [call.shadow(x).flatten(1)[:, call.again(torch.arange(x.numel()).view(x.shape), indices)]]
 
 
 @move("index_put")

@@ -126,16 +126,18 @@ class Recorder:
         """(rows, *shape), a view: what is written to it is recorded."""
         storage = tensor.untyped_storage()
         size = tensor.element_size()
+        elements = max(1, storage.nbytes() // size)
         known = self._shadows.get(_key(tensor))
-        if known is None:
-            elements = max(1, storage.nbytes() // size)
-            shadow = torch.full((self.rows, elements), INFINITY)
-            known = StorageWeakRef(storage), shadow, size
-            self._shadows[_key(tensor)] = known
-        elif known[2] != size:
+        if known is not None and known[2] != size:
             raise CannotTrace(
                 "a view in another type of another size: its elements are not those of its base"
             )
+        if known is None or known[1].shape[1] < elements:  # new, or resized by `out=`
+            shadow = self.nowhere((elements,))
+            if known is not None:
+                shadow[:, : known[1].shape[1]] = known[1]
+            known = StorageWeakRef(storage), shadow, size
+            self._shadows[_key(tensor)] = known
         strides = (known[1].stride(0), *tensor.stride())
         return known[1].as_strided((self.rows, *tensor.shape), strides, tensor.storage_offset())
 
@@ -180,6 +182,9 @@ class Recorder:
             for key in [key for key, (storage, *_) in self._shadows.items() if storage.expired()]:
                 del self._shadows[key]
                 self._chains.pop(key, None)
+        # What `out=` names is written and not read, and comes back among the outputs.
+        written = {one.name for one in func._schema.arguments if one.is_out}
+        kwargs = {name: value for name, value in kwargs.items() if name not in written}
         given = [one for one in tree_iter((args, kwargs)) if isinstance(one, Tensor)]
         made = [one for one in tree_iter(outputs) if isinstance(one, Tensor)]
         call = Call(self, func, args, kwargs, given, made)

@@ -377,6 +377,32 @@ def test_slices_buffers_and_views_need_no_rules():
     assert int(reached.depth.max()) == 2 and recorder.chain(y) == 2
 
 
+def _doubled_into_one_buffer(x, buffer):
+    outputs = []
+    for position in range(x.shape[1]):
+        torch.mul(x[:, position], 2.0, out=buffer)
+        outputs.append(buffer.clone())
+    return torch.stack(outputs, 1)
+
+
+def _joined_into_one_buffer(x, buffer):
+    outputs = []
+    for position in range(x.shape[1]):
+        torch.cat((x[:, position, :8] * 2.0, x[:, position, 8:] * 2.0), -1, out=buffer)
+        outputs.append(buffer.clone())
+    return torch.stack(outputs, 1)
+
+
+@pytest.mark.parametrize("layer", [_doubled_into_one_buffer, _joined_into_one_buffer])
+@pytest.mark.parametrize("elements", [0, WIDTH])
+def test_a_tensor_that_out_names_is_written_and_not_read(layer, elements):
+    _, reached, y = recorded(lambda x: layer(x, torch.empty(1 if elements else 0, elements)), 8)
+    assert torch.equal(pairs(reached.steps), torch.eye(8).log().neg() + torch.eye(8))
+    assert int(reached.depth.max()) == 1
+    torch.manual_seed(0)
+    torch.testing.assert_close(y, torch.randn(1, 8, WIDTH) * 2)
+
+
 def test_recording_changes_no_value():
     layer = Cells(nn.LSTMCell)
     _, _, y = recorded(layer, 8)
