@@ -137,15 +137,16 @@ def undeclared(layer: SpanLayer, width: int, *, length: int = 8) -> str:
     """Why the hops of a layer cannot be believed; empty where they can.
 
     Operations on the shortest way are as many for each hop whatever the length. Where their number grows, as
-    in a recurrence that is declared as one call, positions are mixed more often than is said.
+    in a recurrence that is declared as one call, positions are mixed more often than is said. Seen from the
+    first, the middle and the last position, for each way by itself: what is declared in one direction, or in
+    one part of the sequence, is no excuse for another.
     """
     ratios = []
     for times in (1, 2, 4):
-        paths = layer_paths(layer, times * length, width, sources=[0])
-        hops, steps = paths.longest("hops"), paths.longest("steps")
-        if steps and not hops:
-            hops = 1
-        ratios.append(steps / hops if hops else 1.0)
+        n = times * length
+        paths = layer_paths(layer, n, width, sources=[0, n // 2, n - 1])
+        each = (paths.steps / paths.hops.clamp(min=1))[paths.reached]
+        ratios.append(max(1.0, float(each.max())) if each.numel() else 1.0)
     if ratios[-1] <= MOST_GROWTH * ratios[0]:
         return ""
     shown = ", ".join(f"{ratio:.1f}" for ratio in ratios)

@@ -206,6 +206,36 @@ def test_a_recurrence_that_is_declared_as_one_hop_is_caught():
         assert undeclared(layer, WIDTH) == ""
 
 
+class Undeclared(nn.Module):
+    """What hides from a look at the first position alone."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+        self.cell = nn.GRUCell(WIDTH, WIDTH)
+        self.declared = Recurrent(WIDTH)
+
+    def recurrence(self, x):
+        state, outputs = x.new_zeros(1, WIDTH), []
+        for position in x.unbind(1):
+            state = self.cell(position, state)
+            outputs.append(state)
+        return torch.stack(outputs, 1)
+
+    def forward(self, x):
+        backwards = mixed(self.recurrence(x.flip(1)).flip(1))
+        if self.order == "backwards":
+            return backwards
+        if self.order == "beside one that is declared":
+            return self.declared(x) + backwards
+        return mixed(torch.cat((x[:, :1], self.recurrence(x[:, 1:])), 1))
+
+
+@pytest.mark.parametrize("order", ["backwards", "beside one that is declared", "from the second position on"])
+def test_a_recurrence_that_the_first_position_does_not_show_is_caught(order):
+    assert undeclared(Undeclared(order), WIDTH).startswith("operations on the shortest way grow")
+
+
 def test_a_layer_without_a_line_of_its_own_has_span_and_steps():
     def skipping(x):
         """A gated recurrence whose state comes from two positions back."""
