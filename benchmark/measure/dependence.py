@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from benchmark.measure.graph import Recorder
 
 Rule = Callable[["Call"], "Sequence[Tensor] | None"]
-"""The shadows of the outputs, in their order; None where it has recorded them itself."""
+"""The shadows of the outputs, in their order, with an axis more where the parts of complex numbers are apart;
+None where it has recorded them itself."""
 
 RULES: dict[str, Rule] = {}
 """By the name of the operation, without its overload."""
@@ -107,7 +108,8 @@ class Call:
             )
         shadows = found(self)
         for tensor, shadow in zip(self.made, shadows or (), strict=False):
-            self.recorder.shadow(tensor).copy_(shadow)
+            parts = self.recorder.parts(tensor)
+            parts.copy_(shadow if shadow.dim() == parts.dim() else shadow[..., None])
         return 0 if name in MOVES or name.removesuffix("_") in MOVES else 1
 
     def shadow(self, tensor: Tensor) -> Tensor:
@@ -219,7 +221,14 @@ def _gated(call: Call) -> Sequence[Tensor]:
 
 @move("clone", "_to_copy", "contiguous", "lift_fresh_copy", "alias_copy")
 def _same(call: Call) -> Sequence[Tensor]:
-    return [call.shadow(call.args[0]).clone()]
+    x, made = call.args[0], call.made[0]
+    return [call.recorder.parts(x).clone() if x.dtype == made.dtype else call.shadow(x).clone()]
+
+
+@move("complex")
+def _of_parts(call: Call) -> Sequence[Tensor]:
+    shape = call.made[0].shape
+    return [torch.stack([_broadcast(call.shadow(one), shape) for one in call.given], -1)]
 
 
 @move("copy_")

@@ -17,15 +17,17 @@ a mask; what is multiplied by it does not get through. A mask of large negative 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,6 +38,8 @@ from models.layers.mixing import mixed
 INFINITY = math.inf
 SWEEP = 32
 """Operations between two looks for tensors that are gone, whose shadows go with them."""
+_HERE = Path(__file__).parent
+_TORCH = Path(torch.__file__).parent
 
 
 class CannotTrace(Exception):
@@ -97,12 +101,12 @@ class Recorder:
     def source(self, number: int, *tensors: Tensor) -> None:
         """All elements of these tensors are source `number`."""
         for tensor in tensors:
-            shadow = self.shadow(tensor)
+            shadow = self.parts(tensor)
             for row in (number, self.sources + number, *range(2 * self.sources, self.rows)):
                 shadow[row].zero_()
 
     def reached(self, tensor: Tensor) -> Reached:
-        shadow = self.shadow(tensor) if self.is_known(tensor) else self.nowhere(tensor.shape)
+        shadow = self.read(tensor)
         depth, ideal = shadow[2 * self.sources :].clone()
         zero = torch.zeros(())
         return Reached(
@@ -122,10 +126,11 @@ class Recorder:
         """Whether anything was ever recorded of its storage; if not, no source reaches it."""
         return _key(tensor) in self._shadows
 
-    def shadow(self, tensor: Tensor) -> Tensor:
-        """(rows, *shape), a view: what is written to it is recorded."""
+    def parts(self, tensor: Tensor) -> Tensor:
+        """(rows, *shape, 1), of complex numbers 2 at the end; a view: what is written to it is recorded."""
         storage = tensor.untyped_storage()
-        size = tensor.element_size()
+        parts = 2 if tensor.is_complex() else 1
+        size = tensor.element_size() // parts
         elements = max(1, storage.nbytes() // size)
         known = self._shadows.get(_key(tensor))
         if known is not None and known[2] != size:
@@ -138,21 +143,27 @@ class Recorder:
                 shadow[:, : known[1].shape[1]] = known[1]
             known = StorageWeakRef(storage), shadow, size
             self._shadows[_key(tensor)] = known
-        strides = (known[1].stride(0), *tensor.stride())
-        return known[1].as_strided((self.rows, *tensor.shape), strides, tensor.storage_offset())
+        strides = (known[1].stride(0), *(parts * one for one in tensor.stride()), 1)
+        return known[1].as_strided(
+            (self.rows, *tensor.shape, parts), strides, parts * tensor.storage_offset()
+        )
 
     def nowhere(self, shape: Sequence[int]) -> Tensor:
         """The shadow of what no source reaches."""
         return torch.full((self.rows, *shape), INFINITY)
 
     def read(self, tensor: Tensor) -> Tensor:
-        return self.shadow(tensor) if self.is_known(tensor) else self.nowhere(tensor.shape)
+        """(rows, *shape): of a complex number, what reaches either part."""
+        if not self.is_known(tensor):
+            return self.nowhere(tensor.shape)
+        parts = self.parts(tensor)
+        return parts.amin(-1) if tensor.is_complex() else parts[..., 0]
 
     def unreached(self, tensor: Tensor) -> Tensor:
         """(*shape) bool: no source reaches the element."""
         if not self.is_known(tensor):
             return torch.ones(tensor.shape, dtype=torch.bool)
-        return self.shadow(tensor)[2 * self.sources] == INFINITY
+        return self.read(tensor)[2 * self.sources] == INFINITY
 
     def is_reached(self, tensor: Tensor) -> bool:
         return self.is_known(tensor) and not bool(self.unreached(tensor).all())
@@ -171,7 +182,7 @@ class Recorder:
         if not self.is_known(tensor):
             return tensor
         marked = tensor.clone()
-        self.shadow(marked)[: self.sources] += 1
+        self.parts(marked)[: self.sources] += 1
         return marked
 
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
@@ -193,7 +204,7 @@ class Recorder:
         if not any(map(self.is_reached, given)):
             for tensor in made:  # a buffer that is overwritten with what no source reaches
                 if self.is_known(tensor):
-                    self.shadow(tensor).fill_(INFINITY)
+                    self.parts(tensor).fill_(INFINITY)
             return
         counted = call.run()
         chain = max(self.chain(tensor) for tensor in call.read) + counted
@@ -207,6 +218,30 @@ def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
+def _place() -> str:
+    """Where the running code is: the innermost module, by its name in the outermost, and the user's line."""
+    modules: list[nn.Module] = []
+    line = ""
+    frame = inspect.currentframe()
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.parent == _HERE and path.name not in ("graph.py", "dependence.py"):
+            break  # who measures; beyond lies who asked for it
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            modules.append(module)
+        if not line and path.parent != _HERE and _TORCH not in path.parents:
+            line = f"{path}:{frame.f_lineno}"
+        frame = frame.f_back
+    parts = [f"at {line}"] if line else []
+    if modules:
+        names = {id(one): name for name, one in modules[-1].named_modules()}
+        name = names.get(id(modules[0]), "")
+        kind = type(modules[0]).__name__
+        parts.insert(0, f"in {name} ({kind})" if name else f"in {kind}")
+    return f" [{', '.join(parts)}]" if parts else ""
+
+
 class _Operations(TorchDispatchMode):
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -214,7 +249,12 @@ class _Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         outputs = func(*args, **(kwargs or {}))
-        self._recorder.operation(func, args, kwargs or {}, outputs)
+        try:
+            self._recorder.operation(func, args, kwargs or {}, outputs)
+        except CannotTrace as error:
+            name = f"aten::{func.overloadpacket.__name__}"
+            text = str(error) if name in str(error) else f"{name}: {error}"
+            raise CannotTrace(text + _place()) from None
         return outputs
 
 
@@ -246,5 +286,6 @@ class _Functions(TorchFunctionMode):
             raise CannotTrace(
                 f"{_LEAVING[func]} takes a value that depends on the input out of the tensors, and what "
                 "follows from it cannot be seen; keep it on the device (torch.where, argmax, index_select)"
+                + _place()
             )
         return func(*args, **kwargs)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from benchmark.measure.graph import CannotTrace, Recorder
+from benchmark.measure.span import layer_paths
 from models.layers.mixing import mixed
 
 WIDTH = 16
@@ -351,15 +352,72 @@ def test_every_path_is_that_of_an_independent_method(layer, unit):
         (lambda x: torch.from_numpy(x.numpy()), r"numpy\(\) takes"),
         (lambda x: nn.LSTM(WIDTH, WIDTH, batch_first=True)(x)[0], "run the unfused form, in float64"),
         (lambda x: x.topk(2).values, "aten::topk depends on the input in a way that is not known here"),
-        (
-            lambda x: torch.view_as_complex(x.view(1, -1, 8, 2)) * 2,
-            "a view in another type of another size",
-        ),
+        (lambda x: x.view(torch.int16) * 2, "aten::mul: a view in another type of another size"),
     ],
 )
 def test_what_cannot_be_followed_says_so(leaves, text):
     with pytest.raises(CannotTrace, match=text):
         recorded(leaves, 4)
+
+
+class Sorting(nn.Module):
+    def forward(self, x):
+        return x.topk(2).values
+
+
+class Deciding(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize("kind", [Sorting, Deciding])
+def test_what_cannot_be_followed_says_where(kind):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Sequential(nn.Tanh(), kind())])
+
+        def forward(self, x):
+            return self.blocks[1](self.blocks[0](x))
+
+    line = kind.forward.__code__.co_firstlineno + 1
+    place = f"in blocks.1.1 \\({kind.__name__}\\), at {__file__}:{line}\\]$"
+    with pytest.raises(CannotTrace, match=place):
+        recorded(Model(), 4)
+    with pytest.raises(CannotTrace, match=f"\\[in {kind.__name__}, at "):
+        layer_paths(kind(), 4, WIDTH)
+
+
+def test_the_parts_of_complex_numbers_are_apart_until_they_are_multiplied():
+    def halves(x):
+        first, second = x[:, :4], x[:, 4:]
+        return torch.complex(first, second)
+
+    def both(x):
+        return torch.cat((halves(x).clone().real, torch.view_as_real(halves(x)).unbind(-1)[1]), 1)
+
+    def turned(x):
+        return torch.cat((halves(x).conj().imag, torch.view_as_real(halves(x) * 2j).unbind(-1)[1]), 1)
+
+    _, reached, _ = recorded(both, 8)
+    assert torch.equal(pairs(reached.steps).isfinite(), torch.eye(8, dtype=torch.bool))
+    _, reached, _ = recorded(turned, 8)
+    four, none = torch.eye(4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)
+    expected = torch.cat((torch.cat((none, four), 1), torch.cat((four, four), 1)))
+    assert torch.equal(pairs(reached.steps).isfinite(), expected)
+
+
+def test_rotated_positions_stay_where_they_are():
+    def rotated(x):
+        """RoPE with complex numbers, as many implementations have it."""
+        angles = torch.outer(torch.arange(x.shape[1]), torch.ones(WIDTH // 2))
+        turns = torch.polar(torch.ones_like(angles), angles)
+        pairwise = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(mixed(pairwise) * turns).flatten(2)
+
+    _, reached, _ = recorded(rotated, 5)
+    assert torch.equal(pairs(reached.hops).isfinite(), torch.eye(5, dtype=torch.bool))
+    assert longest(reached.hops) == longest(reached.steps) == 1
 
 
 def test_slices_buffers_and_views_need_no_rules():
