@@ -473,6 +473,7 @@ def _convolved(call: Call) -> Sequence[Tensor]:
         sizes = [[first, *one] for first, one in zip((1, 1, 0, 1), sizes, strict=True)]
     windows = F.unfold(numbers, *map(tuple, sizes)).long()  # (B, channels kernel, places)
     windows = windows.unflatten(1, (groups, -1))
+    call.recorder.need(2 * windows.numel())
     together = torch.cat((call.recorder.nowhere((1,)), call.shadow(x).flatten(1)), 1)
     shadow = together[:, windows]  # (R, B, groups, channels kernel, places)
     matrix = weight.flatten(1).unflatten(0, (groups, -1))

@@ -33,13 +33,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from benchmark.measure.machine import memory_available_bytes
 from models.layers.mixing import mixed
 
 INFINITY = math.inf
+LARGE = 2**26
+"""Bytes from which on memory is asked for before it is taken."""
 SWEEP = 32
 """Operations between two looks for tensors that are gone, whose shadows go with them."""
 _HERE = Path(__file__).parent
 _TORCH = Path(torch.__file__).parent
+
+
+class BeyondMemory(Exception):
+    """What would be recorded does not fit into the memory that is free."""
 
 
 class CannotTrace(Exception):
@@ -70,6 +77,9 @@ class Recorder:
 
     Values are computed as ever. Memory is some 4 bytes for each element and source, twice, as long as the
     element's tensor is there.
+
+    Raises:
+        BeyondMemory: before memory is taken that is not free, since the system kills who takes it.
     """
 
     def __init__(self, sources: int = 1) -> None:
@@ -106,6 +116,7 @@ class Recorder:
                 shadow[row].zero_()
 
     def reached(self, tensor: Tensor) -> Reached:
+        self.need(2 * tensor.numel())
         shadow = self.read(tensor)
         depth, ideal = shadow[2 * self.sources :].clone()
         zero = torch.zeros(())
@@ -121,6 +132,23 @@ class Recorder:
         return self._chains.get(_key(tensor), 0)
 
     # What rules use
+
+    def need(self, elements: int) -> None:
+        """Memory for the shadows of so many elements, beside what is held.
+
+        Raises:
+            BeyondMemory: less is free.
+        """
+        needed = elements * self.rows * torch.float32.itemsize
+        if needed < LARGE:
+            return
+        self._sweep()
+        free = memory_available_bytes()
+        if needed > free:
+            raise BeyondMemory(
+                f"recording {self.sources} sources needs {needed / 2**30:.1f} GiB more, and "
+                f"{free / 2**30:.1f} GiB are free; take fewer positions or fewer sources"
+            )
 
     def is_known(self, tensor: Tensor) -> bool:
         """Whether anything was ever recorded of its storage; if not, no source reaches it."""
@@ -138,6 +166,7 @@ class Recorder:
                 "a view in another type of another size: its elements are not those of its base"
             )
         if known is None or known[1].shape[1] < elements:  # new, or resized by `out=`
+            self.need(elements)
             shadow = self.nowhere((elements,))
             if known is not None:
                 shadow[:, : known[1].shape[1]] = known[1]
@@ -190,9 +219,7 @@ class Recorder:
 
         self._recorded += 1
         if self._recorded % SWEEP == 0:
-            for key in [key for key, (storage, *_) in self._shadows.items() if storage.expired()]:
-                del self._shadows[key]
-                self._chains.pop(key, None)
+            self._sweep()
         # What `out=` names is written and not read, and comes back among the outputs.
         written = {one.name for one in func._schema.arguments if one.is_out}
         kwargs = {name: value for name, value in kwargs.items() if name not in written}
@@ -206,12 +233,19 @@ class Recorder:
                 if self.is_known(tensor):
                     self.parts(tensor).fill_(INFINITY)
             return
+        # Rules hold the shadows of what goes in and what comes out some three times over.
+        self.need(3 * (sum(one.numel() for one in made) + max(one.numel() for one in given)))
         counted = call.run()
         chain = max(self.chain(tensor) for tensor in call.read) + counted
         self.work += counted
         for tensor in made:
             key = _key(tensor)
             self._chains[key] = max(self._chains.get(key, 0), chain)
+
+    def _sweep(self) -> None:
+        for key in [key for key, (storage, *_) in self._shadows.items() if storage.expired()]:
+            del self._shadows[key]
+            self._chains.pop(key, None)
 
 
 def _key(tensor: Tensor) -> int:

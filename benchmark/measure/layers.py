@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,10 @@ from torch import Tensor, nn
 from benchmark.config import model_module
 from benchmark.measure.allocation import available_bytes, forward_bytes, saved_bytes
 from benchmark.measure.counting import operations_of
-from benchmark.measure.graph import CannotTrace
+from benchmark.measure.graph import BeyondMemory, CannotTrace
 from benchmark.measure.signal import Profile, decay, layer_signal, model_signal, random_words
 from benchmark.measure.span import (
+    Paths,
     Span,
     generation_span,
     layer_paths,
@@ -103,22 +105,31 @@ def span_rows(settings: Settings) -> Iterator[Row]:
     layer = build_layer(settings["layer"])
     width = settings["layer"]["width"]
     for length in settings["lengths"]:
-        yield from _span(layer_span(layer, length, width), n=length, **{"pass": "forward"})
-        if length <= settings["backward_to"]:
-            both = layer_span(layer, length, width, backward=True)
-            yield from _span(both, n=length, **{"pass": "forward and backward"})
+        for backward in (False, True):
+            if backward and length > settings["backward_to"]:
+                continue
+            conditions = {"n": length, "pass": "forward and backward" if backward else "forward"}
+            if not _fits_in_memory(layer, 1, length, width, CPU, backward=backward):
+                yield _beyond_memory(conditions)
+                continue
+            run = partial(layer_span, layer, length, width, backward=backward)
+            yield from _if_it_fits(conditions, partial(_span, conditions, run))
 
 
 def _model_span_rows(settings: Settings) -> Iterator[Row]:
     model = build_small_model(settings["model"])
     for length in settings["lengths"]:
-        yield from _span(model_span(model, length, length), n=length, **{"pass": "teacher forcing"})
+        conditions = {"n": length, "pass": "teacher forcing"}
+        run = partial(model_span, model, length, length)
+        yield from _if_it_fits(conditions, partial(_span, conditions, run))
     for words in settings["lengths"]:
-        found = generation_span(model, settings["lengths"][0], words)
-        yield from _span(found, n=words, **{"pass": "generation"})
+        conditions = {"n": words, "pass": "generation"}
+        run = partial(generation_span, model, settings["lengths"][0], words)
+        yield from _if_it_fits(conditions, partial(_span, conditions, run))
 
 
-def _span(span: Span, **conditions: Any) -> Iterator[Row]:
+def _span(conditions: dict[str, Any], run: Callable[[], Span]) -> Iterator[Row]:
+    span = run()
     for quantity in ("work", "kernel_depth", "ideal_depth", "storage_depth"):
         value = float(getattr(span, quantity))
         yield Row(quantity=quantity, value=value, unit="operations", conditions=conditions)
@@ -142,24 +153,29 @@ def path_rows(settings: Settings) -> Iterator[Row]:
     if wrong:
         raise CannotTrace(wrong)
     for length in settings["lengths"]:
-        stack = _stack(settings)
-        most, alike = _most_layers(settings, length), not settings.get("dilated")
-        found = smallest_stack(stack, length, width, causal=causal, most=most, alike=alike)
-        if found is None:
-            yield Row(quantity="never_connects", value=1.0, unit="0 or 1", conditions={"n": length})
-            continue
-        depth, paths = found
-        values = {
-            "layers": (depth, "layers"),
-            "hops": (paths.longest("hops"), "hops"),
-            "steps": (paths.longest("steps"), "operations"),
-            "leaks": (paths.leaks(causal=causal), "pairs"),
-        }
-        for quantity, (value, unit) in values.items():
-            yield Row(quantity=quantity, value=value, unit=unit, conditions={"n": length})
-        if length == settings["matrix_length"]:
-            residual = nn.Sequential(*(_Residual(layer) for layer in stack(depth)))
-            yield from _matrix(layer_paths(residual, length, width).hops, length)
+        yield from _if_it_fits({"n": length}, partial(_layer_path_rows, settings, length, causal))
+
+
+def _layer_path_rows(settings: Settings, length: int, causal: bool) -> Iterator[Row]:
+    width = settings["layer"]["width"]
+    stack = _stack(settings)
+    most, alike = _most_layers(settings, length), not settings.get("dilated")
+    found = smallest_stack(stack, length, width, causal=causal, most=most, alike=alike)
+    if found is None:
+        yield Row(quantity="never_connects", value=1.0, unit="0 or 1", conditions={"n": length})
+        return
+    depth, paths = found
+    values = {
+        "layers": (depth, "layers"),
+        "hops": (paths.longest("hops"), "hops"),
+        "steps": (paths.longest("steps"), "operations"),
+        "leaks": (paths.leaks(causal=causal), "pairs"),
+    }
+    for quantity, (value, unit) in values.items():
+        yield Row(quantity=quantity, value=value, unit=unit, conditions={"n": length})
+    if length == settings["matrix_length"]:
+        residual = nn.Sequential(*(_Residual(layer) for layer in stack(depth)))
+        yield from _matrix(layer_paths(residual, length, width).hops, length)
 
 
 class _Residual(nn.Module):
@@ -205,14 +221,20 @@ def _most_layers(settings: Settings, length: int) -> int:
 def _model_path_rows(settings: Settings) -> Iterator[Row]:
     model = build_small_model(settings["model"])
     for length in settings["lengths"]:
-        paths = model_paths(model, length, length)
-        for part, causal in (("encoder", False), ("source to target", False), ("target to target", True)):
-            found = getattr(paths, part.replace(" ", "_"))
-            conditions = {"n": length, "part": part}
-            connects = float(found.connects(causal=causal))
-            yield Row(quantity="connects", value=connects, unit="0 or 1", conditions=conditions)
-            for quantity, unit in (("hops", "hops"), ("steps", "operations")):
-                yield Row(quantity=quantity, value=found.longest(quantity), unit=unit, conditions=conditions)
+        yield from _if_it_fits({"n": length}, partial(_rows_of_parts, model, length))
+
+
+def _rows_of_parts(model: Seq2SeqModel, length: int) -> Iterator[Row]:
+    paths = model_paths(model, length, length)
+    for part, causal in (("encoder", False), ("source to target", False), ("target to target", True)):
+        found: Paths = getattr(paths, part.replace(" ", "_"))
+        values = {
+            "connects": (float(found.connects(causal=causal)), "0 or 1"),
+            "hops": (found.longest("hops"), "hops"),
+            "steps": (found.longest("steps"), "operations"),
+        }
+        for quantity, (value, unit) in values.items():
+            yield Row(quantity=quantity, value=value, unit=unit, conditions={"n": length, "part": part})
 
 
 # Signal
@@ -328,6 +350,18 @@ def _fits_in_memory(
 ) -> bool:
     needed = forward_bytes(layer, batch, length, width)
     return (_BACKWARD_SHARE if backward else 1) * needed < available_bytes(device)
+
+
+def _if_it_fits(conditions: dict[str, Any], rows: Callable[[], Iterator[Row]]) -> list[Row]:
+    """All of `rows`, or one that says that the memory of this machine is too small."""
+    try:
+        return list(rows())
+    except (BeyondMemory, MemoryError):
+        pass
+    except RuntimeError as error:  # of PyTorch's allocator, which has no type of its own on a CPU
+        if "can't allocate memory" not in str(error):
+            raise
+    return [_beyond_memory(conditions)]
 
 
 def _beyond_memory(conditions: dict[str, Any]) -> Row:

@@ -1,11 +1,13 @@
 """Measurements of layers as rows: at sizes that take no time, with what is known of them."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 import torch
 
-from benchmark.measure import layers
+from benchmark.measure import graph, layers
 from benchmark.measure.allocation import forward_bytes, saved_bytes
 from benchmark.measure.layers import (
     build_layer,
@@ -109,6 +111,54 @@ def test_a_length_beyond_memory_is_a_row_and_no_crash(monkeypatch):
     rows = list(time_rows({**timed, "tokens": 8, "rounds": 6, "seed": 0}, CPU, lambda: None))
     assert {row.conditions["n"] for row in rows if row.quantity == "seconds"} == {8}
     assert {row.conditions["n"] for row in rows if row.quantity == "beyond_memory"} == {4096}
+
+
+def small_memory(monkeypatch, free):
+    monkeypatch.setattr(graph, "LARGE", free)
+    monkeypatch.setattr(graph, "memory_available_bytes", lambda: free)
+
+
+@pytest.mark.parametrize("name", ["self-attention", "restricted self-attention", "separable convolution"])
+def test_paths_beyond_memory_are_a_row_beside_the_others(name, monkeypatch):
+    small_memory(monkeypatch, 1_000_000)
+    rows = list(path_rows({"layer": layer(name), "lengths": [8, 512], "matrix_length": 8}))
+    assert table(rows, "beyond_memory", "n") == {(512,): 1}
+    assert {row.conditions["n"] for row in rows if row.quantity == "hops"} == {8}
+
+
+def test_paths_of_a_model_beyond_memory_are_a_row_beside_the_others(monkeypatch):
+    small_memory(monkeypatch, 1_000_000)
+    rows = list(path_rows({"model": "transformer", "lengths": [4, 128]}))
+    assert table(rows, "beyond_memory", "n") == {(128,): 1}
+    assert {row.conditions["n"] for row in rows if row.quantity == "hops"} == {4}
+
+
+@pytest.mark.parametrize("foreseen", [True, False])
+def test_spans_beyond_memory_are_rows_beside_the_others(foreseen, monkeypatch):
+    if foreseen:
+        monkeypatch.setattr(layers, "available_bytes", lambda device: 200_000)
+    else:
+        small_memory(monkeypatch, 200_000)
+    rows = list(span_rows({"layer": layer("self-attention"), "lengths": [8, 4096], "backward_to": 4096}))
+    passes = {(n, one) for n in (8, 4096) for one in ("forward", "forward and backward")}
+    beyond = table(rows, "beyond_memory", "n", "pass")
+    assert beyond.keys() == {one for one in passes if one[0] == 4096}
+    assert table(rows, "work", "n", "pass").keys() == passes - beyond.keys()
+
+
+LIMITED = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+from benchmark.measure.layers import path_rows
+layer = {"name": "self-attention", "width": 8}
+rows = path_rows({"layer": layer, "lengths": [16, 16384], "matrix_length": 0})
+print([(row.quantity, row.conditions["n"]) for row in rows])
+"""
+
+
+def test_an_allocation_that_fails_is_a_row_beside_the_others():
+    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("('leaks', 16), ('beyond_memory', 16384)]\n")
 
 
 def test_memory_of_attention_grows_with_the_square():
