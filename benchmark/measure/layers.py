@@ -232,6 +232,7 @@ def _rows_of_parts(model: Seq2SeqModel, length: int) -> Iterator[Row]:
             "connects": (float(found.connects(causal=causal)), "0 or 1"),
             "hops": (found.longest("hops"), "hops"),
             "steps": (found.longest("steps"), "operations"),
+            "leaks": (found.leaks(causal=causal), "pairs"),
         }
         for quantity, (value, unit) in values.items():
             yield Row(quantity=quantity, value=value, unit=unit, conditions={"n": length, "part": part})

@@ -11,6 +11,7 @@ from benchmark.measure import graph, layers
 from benchmark.measure.allocation import forward_bytes, saved_bytes
 from benchmark.measure.layers import (
     build_layer,
+    build_small_model,
     complexity_rows,
     lengths_rows,
     path_rows,
@@ -72,8 +73,22 @@ def test_whole_models(model):
     assert depth.keys() == {(n, one) for n in (2, 4) for one in ("teacher forcing", "generation")}
     rows = list(path_rows({"model": model, "lengths": [4]}))
     assert table(rows, "hops", "part")["source to target",] == 1
+    parts = {("encoder",), ("source to target",), ("target to target",)}
+    assert table(rows, "leaks", "part") == dict.fromkeys(parts, 0)
     rows = list(signal_rows({"model": model, "lengths": [8]}))
     assert {row.conditions["from"] for row in rows} == {"source", "target"}
+
+
+def test_a_decoder_that_sees_its_future_shows(monkeypatch):
+    def leaking(name):
+        model = build_small_model(name)
+        decode = model.decode
+        monkeypatch.setattr(model, "decode", lambda target, memory: decode(target, memory).flip(1))
+        return model
+
+    monkeypatch.setattr(layers, "build_small_model", leaking)
+    rows = list(path_rows({"model": "transformer", "lengths": [4]}))
+    assert table(rows, "leaks", "part")["target to target",] == 4
 
 
 def test_signal_falls_with_the_distance_in_a_recurrence():
