@@ -8,8 +8,9 @@ pass of a batch of independent inputs and v gives all distances at once.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from benchmark.measure.significance import Summary, summarise
-from benchmark.measure.span import as_traced
+from benchmark.measure.span import SpanLayer, as_traced, output_of
 from models import BEGIN, END, Seq2SeqModel
 
 GROUPS = 8
@@ -130,19 +131,62 @@ def _fitted(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, floa
 
 
 def layer_signal(
-    layer: nn.Module, length: int, width: int, outputs: Sequence[int] | None = None, *, seed: int = 0
+    layer: SpanLayer, length: int, width: int, outputs: Sequence[int] | None = None, *, seed: int = 0
 ) -> list[Profile]:
-    """Of a layer (B, n, D) to (B, n, D) on inputs from N(0, I), at `outputs`, by default at the last one."""
-    layer = copy.deepcopy(layer).double()
+    """Of a layer on inputs from N(0, I), at `outputs`, by default at the last one.
+
+    A layer (1, n, D) to (1, n, D) will do; one that takes batches takes less time.
+
+    Raises:
+        ValueError: the layer gives something else than one tensor, or fails in float64.
+    """
+    if isinstance(layer, nn.Module):
+        layer = copy.deepcopy(layer).double()
     generator = torch.Generator().manual_seed(seed)
 
     def norms(output: int) -> Tensor:
         x = torch.randn(GROUPS * BATCH, length, width, dtype=torch.float64, generator=generator)
         x.requires_grad_()
-        return _norms(layer(x)[:, output], [x], generator)
+        y = output_of(layer, x) if batches else _row_by_row(layer, x)
+        return _norms(y[:, output], [x], generator)
 
-    with as_traced(layer):
+    with as_traced(layer), _double_by_default():
+        batches = _takes_batches(layer, length, width)
         return [_profile(output, norms(output)) for output in ([length - 1] if outputs is None else outputs)]
+
+
+def _takes_batches(layer: SpanLayer, length: int, width: int) -> bool:
+    """Whether a batch of two gives what each of the two gives by itself."""
+    x = torch.randn(2, length, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        try:
+            layer(x[:1])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"the layer fails on (1, {length}, {width}) in float64, in which signals are measured "
+                f"({error}); give an nn.Module, which is converted, or a function in the type of its input"
+            ) from error
+        apart = _row_by_row(layer, x)
+        try:
+            together = layer(x)
+        except (RuntimeError, ValueError, IndexError, AssertionError):  # whatever it says to a batch
+            return False
+    return together.shape == apart.shape and torch.allclose(together, apart)
+
+
+def _row_by_row(layer: SpanLayer, x: Tensor) -> Tensor:
+    return torch.cat([output_of(layer, one) for one in x.split(1)])
+
+
+@contextlib.contextmanager
+def _double_by_default() -> Iterator[None]:
+    """In which a layer makes its states; then as it was."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def model_signal(

@@ -112,14 +112,30 @@ def as_traced(module: Any) -> Iterator[None]:
             one.training = was
 
 
+def output_of(layer: SpanLayer, x: Tensor) -> Tensor:
+    """Of a layer of the form that is measured.
+
+    Raises:
+        ValueError: it gives something else than one tensor.
+    """
+    y: object = layer(x)
+    if not isinstance(y, Tensor):
+        raise ValueError(
+            f"the layer gives a {type(y).__name__} and not a tensor (1, n, D); return the tensor of its "
+            "positions alone, as in lambda x: layer(x)[0]"
+        )
+    return y
+
+
 def layer_span(layer: SpanLayer, length: int, width: int, *, backward: bool = False) -> Span:
     """Of a layer on one sequence; with `backward`, of the gradients of its input and parameters as well.
 
     Raises:
         CannotTrace: an operation whose dependencies are not known, or a value that leaves for Python.
+        ValueError: the layer gives something else than one tensor.
     """
     x = _input(layer, length, width).requires_grad_(backward)
-    return _span(layer, [x], lambda: layer(x), backward)
+    return _span(layer, [x], lambda: output_of(layer, x), backward)
 
 
 def layer_paths(layer: SpanLayer, length: int, width: int, *, sources: Sequence[int] | None = None) -> Paths:
@@ -129,7 +145,7 @@ def layer_paths(layer: SpanLayer, length: int, width: int, *, sources: Sequence[
     with torch.no_grad(), as_traced(layer), Recorder(sources=len(chosen)) as recorder:
         for number, position in enumerate(chosen):
             recorder.source(number, x[:, position])
-        y = layer(x)
+        y = output_of(layer, x)
     return _paths(chosen, recorder.reached(y), 1)
 
 

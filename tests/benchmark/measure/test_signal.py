@@ -10,6 +10,7 @@ from torch import nn
 from benchmark.measure import signal
 from benchmark.measure.signal import BATCH, GROUPS, Profile, decay, layer_signal, model_signal, random_words
 from models import BEGIN, convs2s, lstm, transformer
+from models.layers.mixing import mixed
 from models.layers.table1 import Convolution, Recurrent, SelfAttention
 
 WIDTH = 16
@@ -171,6 +172,54 @@ def test_a_model_s_signal_is_that_of_its_embedded_words(module, side):
     gradients = torch.autograd.grad((hidden * projection).sum(), embedded.found, allow_unused=True)
     found = sum(one[:, 2, 0] for one in gradients if one is not None)
     torch.testing.assert_close(found, (difference * projection).sum(-1), rtol=1e-4, atol=1e-7)
+
+
+class OneSequence(nn.Module):
+    """A recurrence with a state of its own for one sequence, as a layer (1, n, D) may have it."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.GRUCell(WIDTH, WIDTH)
+
+    def forward(self, x):
+        state, outputs = torch.zeros(1, WIDTH), []
+        for position in x.unbind(1):
+            state = self.cell(position, state)
+            outputs.append(state)
+        return torch.stack(outputs, 1)
+
+
+class Batches(OneSequence):
+    def forward(self, x):
+        return torch.cat([super(Batches, self).forward(one) for one in x.split(1)])
+
+
+def test_a_layer_of_one_sequence_has_the_signal_of_its_batches():
+    torch.manual_seed(0)
+    layer, batches = OneSequence(), Batches()
+    batches.load_state_dict(layer.state_dict())
+    found, expected = layer_signal(layer, 6, WIDTH), layer_signal(batches, 6, WIDTH)
+    np.testing.assert_allclose(found[0].norms, expected[0].norms)
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(lambda x: mixed(x.cumsum(1)), id="of batches"),
+        pytest.param(lambda x: mixed(x[0].cumsum(0))[None], id="of the first of a batch"),
+        pytest.param(lambda x: mixed(x.squeeze(0).cumsum(0)).view(x.shape), id="of one sequence"),
+    ],
+)
+def test_any_callable_has_a_signal(function):
+    (profile,) = layer_signal(function, 16, 4)
+    np.testing.assert_allclose(profile.mean, np.sqrt(4), rtol=0.2)
+
+
+def test_a_function_that_needs_float32_is_told_what_to_give():
+    layer = Recurrent(WIDTH)
+    with pytest.raises(ValueError, match=r"fails on \(1, 4, 16\) in float64, in which signals are measured"):
+        layer_signal(lambda x: layer(x), 4, WIDTH)
 
 
 def test_the_layer_that_is_measured_stays_as_it_was():

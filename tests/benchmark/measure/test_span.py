@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from benchmark.measure.graph import Recorder
+from benchmark.measure.signal import layer_signal
 from benchmark.measure.span import (
     as_traced,
     generation_span,
@@ -204,6 +205,12 @@ def test_a_recurrence_that_is_declared_as_one_hop_is_caught():
         SeparableConvolution(WIDTH, 5),
     ):  # fmt: skip
         assert undeclared(layer, WIDTH) == ""
+
+
+@pytest.mark.parametrize("measure", [layer_span, layer_paths, layer_signal])
+def test_a_layer_that_gives_more_than_a_tensor_is_told_to_give_the_tensor(measure):
+    with pytest.raises(ValueError, match=r"^the layer gives a tuple and not a tensor .*: layer\(x\)\[0\]$"):
+        measure(nn.GRU(WIDTH, WIDTH, batch_first=True), 4, WIDTH)
 
 
 class Undeclared(nn.Module):
