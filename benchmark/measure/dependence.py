@@ -155,6 +155,15 @@ def pointwise(call: Call) -> Sequence[Tensor]:
     return [least + call.recorder.cost(1, made.dim())] * len(call.made)
 
 
+# PyTorch marks most of them as such; not these.
+rule(
+    *("hardswish", "log_sigmoid_forward", "_prelu_kernel", "rrelu_with_noise"),
+    *("softplus_backward", "elu_backward", "leaky_relu_backward", "hardtanh_backward", "mish_backward"),
+    *("hardsigmoid_backward", "hardswish_backward", "log_sigmoid_backward", "_prelu_kernel_backward"),
+    *("hardshrink_backward", "softshrink_backward", "rrelu_with_noise_backward"),
+)(pointwise)
+
+
 def _cut(call: Call, value: float) -> Sequence[Tensor]:
     """Pointwise, but where an operand has this value for certain no other gets through."""
     (shadow, *_) = pointwise(call)
@@ -200,14 +209,6 @@ def _filled(call: Call) -> Sequence[Tensor]:
     shape = call.made[0].shape
     fill = _of(call, value, shape)
     return [torch.where(mask, fill, _broadcast(call.shadow(x), shape)) + call.recorder.cost(1, len(shape))]
-
-
-@rule("native_batch_norm", "_native_batch_norm_legit_no_training")
-def _scaled_and_shifted(call: Call) -> Sequence[Tensor]:
-    """By the statistics of training: what is at one position stays there."""
-    if call.name == "native_batch_norm" and call.args[5]:
-        raise CannotTrace("batch normalisation in training mixes all positions and sentences; use evaluation")
-    return [call.shadow(call.args[0]) + call.recorder.cost(2, call.made[0].dim())]
 
 
 @rule("glu")
@@ -262,7 +263,7 @@ def _moved(call: Call) -> Sequence[Tensor]:
     shadows, first = [call.recorder.nowhere((1,))], 1
     for one in call.given:
         numbers[id(one)] = torch.arange(first, first + one.numel(), dtype=torch.float64).view(one.shape)
-        shadows.append(call.shadow(one).flatten(1))
+        shadows.append(call.shadow(one).reshape(call.recorder.rows, -1))
         first += one.numel()
 
     def numbered(value: Any) -> Any:
@@ -311,13 +312,55 @@ def _indexed(call: Call) -> Sequence[Tensor]:
 @move("index_put")
 def _put(call: Call) -> Sequence[Tensor]:
     x, indices, values = call.args[:3]
+    if any(one is not None and call.recorder.is_reached(one) for one in indices):
+        raise CannotTrace(
+            "aten::index_put with an index that depends on the input; use scatter or index_copy"
+        )
+    where = tuple(slice(None) if one is None else one for one in indices)
+    places = torch.arange(x.numel()).view(x.shape)[where]
+    come = _broadcast(call.shadow(values), places.shape).reshape(call.recorder.rows, -1)
     adds = call.argument(3, "accumulate", False)
-    if adds or any(one is not None and call.recorder.is_reached(one) for one in indices):
-        raise CannotTrace("aten::index_put that adds, or whose index depends on the input")
-    shadow = call.shadow(x).clone()
-    where = (slice(None), *(slice(None) if one is None else one for one in indices))
-    shadow[where] = call.shadow(values)
-    return [shadow]
+    shadow = _put_at(call.shadow(x).flatten(1), 1, places.flatten(), come, adds=adds)
+    return [shadow.view(-1, *x.shape) + (call.recorder.cost(1, x.dim()) if adds else 0)]
+
+
+@move("scatter", "index_copy", "index_fill")
+def _scattered(call: Call) -> Sequence[Tensor]:
+    return [_placed(call, adds=False)]
+
+
+def _put_at(shadow: Tensor, dim: int, places: Tensor, come: Tensor, *, adds: bool) -> Tensor:
+    """What comes to the places (along `dim`, as `come` but for its rows) alone, or beside what was there."""
+    places = places.expand(come.shape)
+    shadow = shadow.clone() if adds else shadow.scatter(dim, places, INFINITY)
+    return shadow.scatter_reduce_(dim, places, come, "amin")
+
+
+def _placed(call: Call, *, adds: bool) -> Tensor:
+    """The shadow of x, dim, index, and what is put there (along `dim`) or added."""
+    x, dim, index, values = call.args[:4]
+    if call.func._overloadname.endswith("reduce"):
+        raise CannotTrace("aten::scatter with reduce=; use scatter_add or scatter_reduce")
+    dim %= x.dim()
+    index_shadow = call.shadow(index)
+    if call.name.startswith("index"):  # one index along `dim`, for all that lies across
+        shape = [index.numel() if d == dim else size for d, size in enumerate(x.shape)]
+        along = [index.numel() if d == dim else 1 for d in range(x.dim())]
+        index = index.view(along).expand(shape)
+        index_shadow = index_shadow.view(-1, *along).expand(-1, *shape)
+    if isinstance(values, Tensor) and values.dim():
+        come = call.shadow(values)[(slice(None), *(slice(size) for size in index.shape))]
+    else:
+        come = _of(call, values, index.shape)
+    shadow = call.shadow(x)
+    if not bool(index_shadow.isfinite().any()):
+        return _put_at(shadow, dim + 1, index, come, adds=adds)
+    # The index depends on the input: what comes may lie anywhere along `dim`, and so may what is left.
+    shadow = shadow.clone()
+    region = (slice(None), *(slice(None if d == dim else size) for d, size in enumerate(index.shape)))
+    anywhere = torch.minimum(come, index_shadow).amin(dim + 1, keepdim=True)
+    shadow[region] = torch.minimum(shadow[region], anywhere)
+    return shadow
 
 
 @move("embedding")
@@ -339,7 +382,7 @@ def _dimensions(x: Tensor, dim: Any) -> list[int]:
 
 @rule(
     *("sum", "mean", "amax", "amin", "prod", "any", "all", "argmax", "argmin", "logsumexp", "max", "min"),
-    *("var", "std", "nansum", "count_nonzero"),
+    *("var", "std", "var_mean", "std_mean", "nansum", "count_nonzero", "aminmax"),
 )
 def _reduced(call: Call) -> Sequence[Tensor]:
     x = call.args[0]
@@ -381,6 +424,90 @@ def _layer_norm(call: Call) -> Sequence[Tensor]:
            for one in call.given[1:] if call.recorder.is_reached(one)]
     )  # fmt: skip
     return [(least + cost).expand(-1, *one.shape) for one in call.made]
+
+
+def _by_channel(call: Call, parameters: Iterable[Any]) -> list[Tensor]:
+    """The shadows of those (C,) that the input reaches, for values (B, C, ...)."""
+    axes = [1] * (call.args[0].dim() - 2)
+    return [
+        call.shadow(one).view(call.recorder.rows, 1, -1, *axes)
+        for one in parameters
+        if isinstance(one, Tensor) and call.recorder.is_reached(one)
+    ]
+
+
+@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
+def _batch_norm(call: Call) -> Sequence[Tensor]:
+    """By the statistics of training what is at one position stays there; by its own, all of a channel mix."""
+    x, shadow = call.args[0], call.shadow(call.args[0])
+    own = call.args[3 if call.func._overloadname == "no_stats" else 5] is True
+    ideal, statistics = 2, call.args[1:5]
+    if own:
+        others = [dim + 1 for dim in range(x.dim()) if dim != 1]
+        shadow = shadow.amin(others, keepdim=True)
+        ideal, statistics = 2 * _log2(x.numel() // x.shape[1]) + 5, call.args[1:3]
+    result = _least([shadow, *_by_channel(call, statistics)]) + call.recorder.cost(ideal, x.dim())
+    saved = [
+        result.amin([dim + 1 for dim in range(x.dim()) if dim != 1])[:, : one.numel()]
+        for one in call.made[1:]
+    ]
+    return [result.expand(-1, *x.shape), *saved]
+
+
+@rule("native_group_norm")
+def _group_norm(call: Call) -> Sequence[Tensor]:
+    x, groups = call.args[0], call.args[6]
+    apart = call.shadow(x).reshape(call.recorder.rows, x.shape[0], groups, -1)
+    size = apart.shape[-1]
+    cost = call.recorder.cost(2 * _log2(size) + 5, x.dim())
+    least = apart.amin(-1)
+    mixed = least[..., None].expand_as(apart).reshape(-1, *x.shape)
+    result = _least([mixed, *_by_channel(call, call.args[1:3])]) + cost
+    return [result, *[least + cost.flatten(1)[..., None]] * 2]
+
+
+def _least_of_windows(call: Call, pool: Callable[[Tensor], Tensor], count: int) -> Sequence[Tensor]:
+    """The least of a window is the negative of what the largest of negatives is."""
+    x, made = call.args[0], call.made[0]
+    flat = -call.shadow(x).reshape(-1, *x.shape[-3:])
+    least = -pool(flat).reshape(-1, *made.shape)
+    return [least + call.recorder.cost(_log2(count), made.dim())] * len(call.made)
+
+
+@rule("avg_pool2d", "max_pool2d_with_indices")
+def _pooled(call: Call) -> Sequence[Tensor]:
+    kernel = call.args[1]
+    stride = call.argument(2, "stride") or kernel
+    padding = call.argument(3, "padding", 0)
+    dilation, ceil = 1, call.argument(4, "ceil_mode", False)
+    if call.name != "avg_pool2d":
+        dilation, ceil = call.argument(4, "dilation", 1), call.argument(5, "ceil_mode", False)
+
+    def pool(shadow: Tensor) -> Tensor:
+        return F.max_pool2d(shadow, kernel, stride, padding, dilation, ceil)
+
+    return _least_of_windows(call, pool, math.prod(kernel) if len(kernel) > 1 else kernel[0] ** 2)
+
+
+@rule("_adaptive_avg_pool2d", "adaptive_max_pool2d")
+def _pooled_to_size(call: Call) -> Sequence[Tensor]:
+    size = call.args[1]
+    count = math.prod(-(-whole // part) for whole, part in zip(call.args[0].shape[-2:], size, strict=True))
+    return _least_of_windows(call, lambda shadow: F.adaptive_max_pool2d(shadow, size), count)
+
+
+@rule("scatter_add", "scatter_reduce", "index_add")
+def _added_at(call: Call) -> Sequence[Tensor]:
+    adds = bool(call.argument(5, "include_self", True)) or call.name != "scatter_reduce"
+    return [_placed(call, adds=adds) + call.recorder.cost(1, call.made[0].dim())]
+
+
+@rule("sort", "topk", "kthvalue", "mode", "median", "nanmedian")
+def _ordered(call: Call) -> Sequence[Tensor]:
+    raise CannotTrace(
+        f"aten::{call.name} puts values where their order says, and which of them come to a place, no path "
+        "can say; measure with an order that does not depend on the input"
+    )
 
 
 @rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
@@ -487,6 +614,16 @@ def _convolved(call: Call) -> Sequence[Tensor]:
     return [least.reshape(-1, *made.shape) + call.recorder.cost(ideal, made.dim())]
 
 
+@contraction("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def _transformed(call: Call) -> Sequence[Tensor]:
+    """Every frequency of every place."""
+    x, made = call.args[0], call.made[0]
+    dims = _dimensions(x, call.args[1])
+    ideal = 1 + _log2(math.prod(x.shape[dim - 1] for dim in dims))
+    least = call.shadow(x).amin(dims, keepdim=True)
+    return [least.expand(-1, *made.shape) + call.recorder.cost(ideal, made.dim())]
+
+
 # Attention in one kernel
 
 
@@ -537,13 +674,17 @@ def _attended(
     *("_softmax_backward_data", "_log_softmax_backward_data", "native_layer_norm_backward"),
     *("embedding_dense_backward", "unfold_backward", "glu_backward", "_weight_norm_interface_backward"),
     *("nll_loss_forward", "nll_loss_backward", "nll_loss2d_forward"),
+    *("native_batch_norm_backward", "native_group_norm_backward", "avg_pool2d_backward"),
+    *("max_pool2d_with_indices_backward", "_adaptive_avg_pool2d_backward", "adaptive_max_pool2d_backward"),
+    *("reflection_pad1d_backward", "replication_pad1d_backward"),
 )
 @contraction("convolution_backward", "_scaled_dot_product_flash_attention_for_cpu_backward")
 def _whole(call: Call) -> Sequence[Tensor]:
     """Every output of every input: too many ways, and none too few."""
     if call.recorder.sources > 0:
         raise CannotTrace(f"aten::{call.name} is followed for its depth alone; record with no sources")
-    least = _least(call.shadow(one).flatten(1).amin(1) for one in call.given if one.numel())
+    rows = call.recorder.rows
+    least = _least(call.shadow(one).reshape(rows, -1).amin(1) for one in call.given if one.numel())
     ideal = 1 + _log2(max(one.numel() for one in call.given))
     return [
         (least.view(-1, *[1] * one.dim()) + call.recorder.cost(ideal, one.dim())).expand(-1, *one.shape)
