@@ -78,9 +78,10 @@ class SelfAttention(Table1Layer):
 class RestrictedSelfAttention(Table1Layer):
     """Every position looks at `neighbourhood` others, half of them on each side, and at itself.
 
-    Queries are taken in blocks of half a neighbourhood, of which each needs three blocks of keys: 6 r n d
-    operations without the projections. One window for each query would take 4 r n d, in products that are too
-    thin to be fast, and a mask over all pairs 4 n^2 d.
+    Queries are taken in blocks of half a neighbourhood, of which each needs three blocks of keys: 6 r n' d
+    operations without the projections, where n' is n rounded up to whole blocks, by less than r / 2. One
+    window for each query would take 4 r n d, in products that are too thin to be fast, and a mask over all
+    pairs 4 n^2 d, which is less where n < 1.5 r.
     """
 
     law = "r n d"

@@ -67,6 +67,17 @@ def test_restricted_attention_is_linear_in_the_length():
         RestrictedSelfAttention(WIDTH, 3)
 
 
+@pytest.mark.parametrize(("length", "blocks"), [(1, 1), (5, 1), (16, 1), (17, 2), (33, 3), (48, 3)])
+def test_restricted_attention_takes_whole_blocks(length, blocks):
+    """6 r n d holds of the length that is rounded up, here to a multiple of 16."""
+    layer = RestrictedSelfAttention(WIDTH, 32).double()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        layer(torch.randn(1, length, WIDTH, dtype=torch.float64))
+    theory = layer.theory(length)
+    assert counter.get_total_flops() == theory.operations
+    assert theory.mixing == 6 * 32 * (16 * blocks) * WIDTH < 6 * 32 * (length + 16) * WIDTH
+
+
 @pytest.mark.parametrize("start", [False, True])
 def test_a_recurrence_is_the_same_cell_by_cell(start):
     torch.manual_seed(0)
