@@ -168,6 +168,25 @@ def test_statistics_of_training_mix_no_positions():
     assert torch.equal(layer_paths(Normalised(), 5, WIDTH).reached, torch.eye(5, dtype=torch.bool))
 
 
+def test_a_parameter_of_zero_cuts_paths_until_it_is_moved():
+    class ReZero(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scale = SelfAttention(WIDTH), nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return x + self.scale * self.layer(x)
+
+    layer = ReZero()
+    paths = layer_paths(layer, 4, WIDTH)
+    assert torch.equal(paths.reached, torch.eye(4, dtype=torch.bool)) and not paths.connects(causal=True)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    paths = layer_paths(layer, 4, WIDTH)
+    assert paths.connects(causal=False) and paths.leaks(causal=True) == 6
+
+
 def test_a_model_is_as_it_was_after_it_was_traced():
     model = lstm.Config().tiny().build(50).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
