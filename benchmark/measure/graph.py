@@ -90,6 +90,8 @@ class Recorder:
         # A weak reference keeps the storage's address from being used again, and not its memory.
         self._shadows: dict[int, tuple[StorageWeakRef, Tensor, int]] = {}
         self._chains: dict[int, int] = {}
+        self._marked: dict[int, StorageWeakRef] = {}
+        """Of what `mixed` has given in the place of what, which it is a copy of."""
         self._recorded = 0
         self._stack = ExitStack()
 
@@ -208,10 +210,11 @@ class Recorder:
 
     def hop(self, tensor: Tensor) -> Tensor:
         """The tensor one hop farther, in a storage of its own: what shares its old one was not mixed."""
-        if not self.is_known(tensor):
+        if not self.sources or not self.is_known(tensor):
             return tensor
         marked = tensor.clone()
         self.parts(marked)[: self.sources] += 1
+        self._marked[_key(marked)] = StorageWeakRef(tensor.untyped_storage())
         return marked
 
     def operation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: Any) -> None:
@@ -228,6 +231,11 @@ class Recorder:
         call = Call(self, func, args, kwargs, given, made)
         if call.is_view:
             return
+        if func._schema.is_mutable and any(map(self._is_copy, made)):
+            raise CannotTrace(
+                f"aten::{call.name} writes to what mixed() has given, which is a copy while paths are "
+                "recorded, and what it was given is still there; compute a new tensor"
+            )
         if not any(map(self.is_reached, given)):
             for tensor in made:  # a buffer that is overwritten with what no source reaches
                 if self.is_known(tensor):
@@ -242,10 +250,15 @@ class Recorder:
             key = _key(tensor)
             self._chains[key] = max(self._chains.get(key, 0), chain)
 
+    def _is_copy(self, tensor: Tensor) -> bool:
+        origin = self._marked.get(_key(tensor))
+        return origin is not None and not origin.expired()
+
     def _sweep(self) -> None:
         for key in [key for key, (storage, *_) in self._shadows.items() if storage.expired()]:
             del self._shadows[key]
             self._chains.pop(key, None)
+            self._marked.pop(key, None)
 
 
 def _key(tensor: Tensor) -> int:

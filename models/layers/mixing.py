@@ -11,7 +11,7 @@ def mixed(x: Tensor) -> Tensor:
     other positions, by one call of attention, of a convolution or of a recurrent cell.
 
     Costs nothing; the measurement of path lengths counts these calls. While it runs, a copy comes out:
-    go on with that, and write to it in place only where nothing else reads `x`.
+    go on with that, and write to it in place only where `x` is gone.
     """
     if has_torch_function_unary(x):
         return handle_torch_function(mixed, (x,), x)

@@ -256,6 +256,24 @@ def test_a_hop_is_on_what_is_marked_and_not_on_what_shares_its_storage(layer, ex
     assert torch.equal(pairs(reached.hops), torch.where(seen, hops, math.inf))
 
 
+def test_a_copy_is_not_written_to_in_the_place_of_its_original():
+    def kept(x):
+        y = x * 2
+        mixed(y[:, 1:]).mul_(3)
+        return y
+
+    with pytest.raises(CannotTrace, match=r"aten::mul_ writes to what mixed\(\) has given, which is a copy"):
+        recorded(kept, 4)
+    _, reached, y = recorded(lambda x: mixed(x * 2).mul_(3), 4)
+    assert longest(reached.hops) == 1 and longest(reached.steps) == 2
+    torch.manual_seed(0)
+    torch.testing.assert_close(y, torch.randn(1, 4, WIDTH) * 6)
+    with Recorder(sources=0) as recorder:
+        x = torch.randn(1, 4, WIDTH)
+        recorder.source(0, x)
+        assert mixed(x) is x, "no hops are recorded, so that nothing is copied"
+
+
 def test_a_mark_costs_nothing_where_nothing_is_recorded():
     x = torch.randn(2, 3)
     assert mixed(x) is x
