@@ -132,6 +132,7 @@ def layer_span(layer: SpanLayer, length: int, width: int, *, backward: bool = Fa
 
     Raises:
         CannotTrace: an operation whose dependencies are not known, or a value that leaves for Python.
+        BeyondMemory: what would be recorded does not fit into the memory that is free.
         ValueError: the layer gives something else than one tensor.
     """
     x = _input(layer, length, width).requires_grad_(backward)
