@@ -22,9 +22,9 @@ ASK = "?"
 
 
 class Config(DistanceConfig):
-    """Keys, values and distances are drawn evenly, and lengths from the distance on."""
+    """Keys, values and lengths are drawn evenly, and of each source one of its keys to ask for."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     keys: int = Field(default=64, ge=2, le=4096)
     """Different keys."""
     values: int = Field(default=64, ge=2, le=4096)
@@ -65,8 +65,8 @@ class Recall(ByDistance):
     def drawn(self, chance: random.Random, distance: int | None) -> tuple[str, str]:
         config = self.config
         if distance is None:
-            distance = chance.randint(1, config.maximum_pairs)
-            count = chance.randint(max(distance, config.minimum_pairs), config.maximum_pairs)
+            count = chance.randint(config.minimum_pairs, config.maximum_pairs)
+            distance = chance.randint(1, count)
         else:
             longest = max(config.distances)
             count = config.maximum_pairs if distance <= config.maximum_pairs else longest

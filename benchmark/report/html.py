@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -213,8 +213,25 @@ def _claims(study: StudyResults) -> Section:
         "Claims",
         f"{count_of(ledger)}. A verdict follows from the records by a test that was fixed before them.",
     )
-    section.items = [{"claim": claim, "finding": finding} for claim, finding in ledger]
+    section.items = [
+        {"claim": claim, "finding": finding, "runs": _runs_by_study(study, finding.runs)}
+        for claim, finding in ledger
+    ]
     return section
+
+
+def _runs_by_study(study: StudyResults, runs: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs that a claim read, by the study that they are of; those with a page of their own here."""
+    with_page = {record.run_id for record in (*study.train_records, *study.trials)}
+    elsewhere: dict[str, str] = {}
+    for one in study.beside:
+        elsewhere |= {record.run_id: one.name for record in (*one.train_records, *one.trials)}
+        elsewhere |= {record.run_id: one.name for record in one.speed_records}
+    found: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        place = study.name if run in with_page else elsewhere.get(run, study.name)
+        found.setdefault(place, []).append({"id": run, "has_page": run in with_page})
+    return [{"study": name, "runs": mine} for name, mine in found.items()]
 
 
 def _table_1(study: StudyResults) -> Section:
