@@ -19,6 +19,7 @@ from benchmark.config import ROOT, UserError
 from benchmark.measure.layers import span_rows
 from benchmark.measure.signal import model_signal, random_words
 from benchmark.measure.span import model_paths, model_span
+from benchmark.measure.timing import median
 from benchmark.measure.trained_rows import trained_signal_rows
 from benchmark.record import LayerRecord
 from benchmark.store import RunFolder, StudyFolder
@@ -256,6 +257,14 @@ def test_a_run_that_is_missing_changed_or_of_another_version_is_refused(tmp_path
     path.unlink()
     with pytest.raises(UserError, match="is not there; checkpoints lie where a run was trained"):
         trained_model(folder)
+
+
+@pytest.mark.parametrize("scale", cells.GRIDS)
+def test_every_scale_has_rounds_enough_for_an_interval(scale):
+    """Of a median: with fewer, hours of measuring would end without one."""
+    grid = cells.GRIDS[scale]
+    for rounds in (grid.rounds, grid.scaling_rounds):
+        assert rounds == 0 or median([1.0] * rounds).value == 1.0
 
 
 def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_path):
