@@ -110,10 +110,9 @@ def decay(profile: Profile) -> Decay:
 
 def _over_octaves(distances: NDArray[np.float64], logs: NDArray[np.float64]) -> tuple[float, float]:
     """Largest difference between the means of octaves of distance, and standard deviation about them."""
-    octaves = np.floor(np.log2(distances)).astype(np.int64)
-    means = {octave: float(logs[octaves == octave].mean()) for octave in np.unique(octaves)}
-    about = logs - np.array([means[octave] for octave in octaves])
-    return max(means.values()) - min(means.values()), float(about.std())
+    _, octave = np.unique(np.floor(np.log2(distances)), return_inverse=True)
+    means = np.bincount(octave, logs) / np.bincount(octave)
+    return float(np.ptp(means)), float((logs - means[octave]).std())
 
 
 def _kind(exponential: float, power: float) -> Kind:

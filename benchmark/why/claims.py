@@ -37,6 +37,7 @@ from benchmark.why.facts import (
     exponent,
     for_one_sequence,
     number,
+    series_of,
     time_exponent,
     times_of,
     two_terms,
@@ -355,7 +356,7 @@ def _shared(facts: Facts) -> list[str]:
     if noisy := [record.subject for record in timed if record.noisy]:
         lines.append(f"the machine was shared or slowed down while these were timed: {', '.join(noisy)}")
     if drifting := sum(map(unsettled, timed)):
-        every = sum(len(row.samples) > 0 for record in timed for row in record.rows)
+        every = sum(len(series_of(record)) for record in timed)
         lines.append(
             f"{drifting} of {every} series of times never settled (drift of more than {STEADY:.0%} from the "
             "first round to the last); ratios within rounds, which decide, are free of what all share"
@@ -657,10 +658,9 @@ def _parallel_training(facts: Facts) -> Finding:
     series = {
         name: facts.series("span", name, "kernel_depth", **{"pass": "teacher forcing"}) for name in predicted
     }
-    first = {name: next(iter(one.values())) for name, one in series.items()}
-    last = {name: list(one.values())[-1] for name, one in series.items()}
     constant = len(set(series["transformer"].values())) == 1
-    grows = last["lstm"] > 1.5 * first["lstm"]
+    recurrent = list(series["lstm"].values())
+    grows = recurrent[-1] > 1.5 * recurrent[0]
     verdict = SUPPORTED if constant and grows else CONTRADICTED if not constant else UNDECIDED
     lengths = list(series["lstm"])
     return Finding(

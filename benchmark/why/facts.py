@@ -169,9 +169,14 @@ class Crossover:
         return f"{ends[0]} ({ends[1]} to {ends[2]})"
 
 
+def series_of(record: LayerRecord) -> list[list[float]]:
+    """A record's timed series that are long enough to tell whether they settled."""
+    return [row.samples for row in record.rows if len(row.samples) >= LEAST_STEADY]
+
+
 def unsettled(record: LayerRecord) -> int:
-    """How many of a record's timed series kept drifting from round to round."""
-    return sum(steady_from(row.samples) is None for row in record.rows if len(row.samples) >= LEAST_STEADY)
+    """How many of them kept drifting from round to round."""
+    return sum(steady_from(samples) is None for samples in series_of(record))
 
 
 def crossover(first: Sequence[Row], second: Sequence[Row]) -> Crossover:

@@ -14,7 +14,7 @@ from benchmark.record import LayerRecord, TrainRecord
 from benchmark.request import request_from
 from benchmark.running import StudyRun
 from benchmark.store import StudyFolder
-from benchmark.trained import trained_model
+from benchmark.trained import run_folder, trained_model
 from benchmark.why.cells import GRIDS, LayerCell, Scale, cells, trained_cells
 
 
@@ -30,9 +30,8 @@ def reproduce(
         Refused, ChildFailed: the study could not be made.
     """
     more = trained_cells(options.results, runs)
-    for run in runs:
-        if any(folder.result(cell.run_id) is None for cell in trained_cells(options.results, [run])):
-            trained_model(run)  # before hours are spent on the rest
+    for run in dict.fromkeys(cell.settings["run"] for cell in more if folder.result(cell.run_id) is None):
+        trained_model(run_folder(run, options.results))  # before hours are spent on the rest
     folder.prepare()
     records, code = measure(cells(scale, device_in_use(options)), folder, options, say), 0
     if GRIDS[scale].study:
