@@ -18,13 +18,32 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def use_device(name: str, threads: int) -> torch.device:
+    """`choose_device`, set up for this process: so many CPU threads, and float32 in full.
+
+    PyTorch lets cuDNN, so convolutions and recurrences but not attention, multiply float32 in TF32, whose
+    fraction has 10 bits for 23: models would be compared in two precisions under one name.
+    """
+    device = choose_device(name)
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
 def check_devices(options: RunOptions) -> None:
     """UserError where a run would need more devices than there are."""
-    on_cuda = choose_device(options.device).type == "cuda"
-    there = torch.cuda.device_count() if on_cuda else available_cores()
+    there = devices_there(options)
     if options.devices > there:
+        on_cuda = choose_device(options.device).type == "cuda"
         what = "CUDA devices" if on_cuda else "cores, one for each process"
         raise UserError(f"--devices: {options.devices} are asked for, and there are {there} {what}")
+
+
+def devices_there(options: RunOptions) -> int:
+    """How many processes can compute at a time: CUDA devices, or cores."""
+    on_cuda = choose_device(options.device).type == "cuda"
+    return torch.cuda.device_count() if on_cuda else available_cores()
 
 
 def device_in_use(options: RunOptions) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmark.check import preflight_model, preflight_task
 from benchmark.config import Experiment, RunOptions, UserError, canonical_json
-from benchmark.device import choose_device, device_in_use
+from benchmark.device import choose_device, device_in_use, use_device
 from benchmark.evaluation import Process
 from benchmark.matching import (
     at_equal_parameters,
@@ -153,7 +153,7 @@ def _look_at(experiments: Sequence[Experiment], options: RunOptions) -> None:
 def _with_precision(experiments: list[Experiment], options: RunOptions) -> list[Experiment]:
     if all(one.training.precision != "auto" for one in experiments):
         return experiments
-    precision = measured_precision(choose_device(options.device))
+    precision = measured_precision(use_device(options.device, threads_of(options)))
     return [
         replace(one, training=one.training.model_copy(update={"precision": precision}))
         if one.training.precision == "auto"
@@ -218,8 +218,7 @@ def seconds_per_step(experiments: Sequence[Experiment], options: RunOptions) -> 
     which other load for less than half of the time then leaves as it is.
     """
     quiet()
-    device = choose_device(options.device)
-    torch.set_num_threads(threads_of(options))
+    device = use_device(options.device, threads_of(options))
     clock = Clock(device)
     works: dict[str, Callable[[int], float]] = {}
     for one in experiments:

@@ -26,7 +26,7 @@ from pytorch_lightning.loggers import Logger, WandbLogger
 
 from benchmark import checkpoint, tracking
 from benchmark.config import Experiment, RunOptions, UserError
-from benchmark.device import choose_device
+from benchmark.device import use_device
 from benchmark.evaluation import Process, generate, mean_loss, score
 from benchmark.history import WINDOW_STEPS, Steps, summary, training_rows, validation_row
 from benchmark.measure.steps import Diverged, StepLog
@@ -382,8 +382,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     in a record too. Raises `UserError` for what the user can mend, `Interrupted` after a signal.
     """
     quiet()
-    device = choose_device(options.device)
-    torch.set_num_threads(threads_of(options))
+    device = use_device(options.device, threads_of(options))
     task, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
     model = build_model(experiment, len(corpus.vocabulary))
     provenance = take_provenance(

@@ -48,14 +48,13 @@ def measured_capacity() -> Capacity:
     """Of the device that runs get, with the threads that they get."""
     import torch
 
-    from benchmark.device import choose_device
+    from benchmark.device import use_device
     from benchmark.resolution import bfloat16_speed, worthwhile_precision
     from benchmark.trainer import quiet
 
     quiet()
-    device, cpu = choose_device("auto"), torch.device("cpu")
     threads = available_cores()
-    torch.set_num_threads(threads)
+    device, cpu = use_device("auto", threads), torch.device("cpu")
     watch = MachineWatch(threads=threads, cores=threads, gpu=gpu_uuid(device))
     watch.start()
     speed = bfloat16_speed(device)

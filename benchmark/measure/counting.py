@@ -49,10 +49,11 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        packet = func.overloadpacket
-        name = packet.__name__
-        if name in _FORMULAS:
-            self.operations += _FORMULAS[name](args)
+        name = func.overloadpacket.__name__
+        plain = name.removesuffix("_")  # addmm_ multiplies as much as addmm
+        packet = getattr(torch.ops.aten, plain, None)
+        if plain in _FORMULAS:
+            self.operations += _FORMULAS[plain](args)
         elif packet in flop_registry:
             self.operations += int(flop_registry[packet](*args, **kwargs, out_val=made))
         elif not _is_free(func, name, args, made):

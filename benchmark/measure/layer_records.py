@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from benchmark.config import RunOptions, experiment_from
-from benchmark.device import choose_device
+from benchmark.device import use_device
 from benchmark.measure.layers import (
     complexity_rows,
     lengths_rows,
     path_rows,
+    precision_of,
     signal_rows,
     span_rows,
     time_rows,
@@ -41,10 +42,11 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
         UserError: the data of a task are not there.
     """
     quiet()
-    torch.set_num_threads(threads_of(options))
+    device = use_device(options.device, threads_of(options))
     kind, settings = document["kind"], document["experiment"]
     timed = kind in TIMED
-    device = choose_device(options.device) if timed else torch.device("cpu")
+    if not timed:
+        device = torch.device("cpu")
     watch = MachineWatch(threads=torch.get_num_threads(), cores=available_cores(), gpu=gpu_uuid(device))
     watch.start()
     if kind == "time":
@@ -70,7 +72,7 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
         subject=document["subject"],
         settings=settings,
         status="done",
-        provenance=take_provenance(device=device, precision="float32"),
+        provenance=take_provenance(device=device, precision=precision_of(settings)),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=rows,
         timing_method=_timing_method(kind, settings["rounds"], device) if timed else None,

@@ -18,7 +18,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,6 +58,7 @@ VOCABULARY = 100
 LONGEST = 4096
 """Positions of a small model."""
 CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PEAK = "matrix products"
 _BACKWARD_OPERATIONS = 2
 """Of the forward pass: each product is two."""
@@ -381,7 +382,7 @@ def time_rows(settings: Settings, device: torch.device, sample: Callable[[], Non
     """
     layers = _layers_of(settings, device)
     first = next(iter(layers))
-    contest = _Contest(settings["width"], device, sample)
+    contest = _Contest(settings, device, sample)
     for name, layer in (*layers.items(), (f"{first} again", layers[first])):
         for length in settings["lengths"]:
             for batch in dict.fromkeys((1, max(1, settings["tokens"] // length))):
@@ -396,14 +397,14 @@ def utilisation_rows(settings: Settings, device: torch.device, sample: Callable[
     """Of every one of `layers`, forward and backward, at one `length` and `width` over `batches`: as a share
     of the operations per second of matrix products that are timed in the same rounds.
     """
-    contest = _Contest(settings["width"], device, sample)
+    contest = _Contest(settings, device, sample)
     length = settings["length"]
     operations = {}
     for name, layer in _layers_of(settings, device).items():
         operations[name] = (1 + _BACKWARD_OPERATIONS) * layer.theory(length).operations
         for batch in settings["batches"]:
             contest.enter(name, layer, length, batch, True)
-    products = matrix_products(device, contest.clock, "float32")
+    products = matrix_products(device, contest.clock, precision_of(settings))
     contest.add({"layer": PEAK}, _sampled(products.work, sample))
     found = list(contest.seconds(settings))
     per_second = [
@@ -423,9 +424,15 @@ def utilisation_rows(settings: Settings, device: torch.device, sample: Callable[
 
 def _layers_of(settings: Settings, device: torch.device) -> dict[str, Table1Layer]:
     return {
-        name: build_layer({**fields, "width": settings["width"]}).to(device)
+        name: build_layer({**fields, "width": settings["width"]}).to(device, DTYPES[precision_of(settings)])
         for name, fields in settings["layers"].items()
     }
+
+
+def precision_of(settings: Settings) -> Literal["float32", "bfloat16"]:
+    """In which the layers of a cell are timed, weights and inputs alike."""
+    precision: Literal["float32", "bfloat16"] = settings.get("precision", "float32")
+    return precision
 
 
 def summarised(quantity: str, samples: list[float], unit: str, conditions: dict[str, Any]) -> Row:
@@ -445,10 +452,11 @@ def summarised(quantity: str, samples: list[float], unit: str, conditions: dict[
 class _Contest:
     """Passes through layers of one width that are timed in the same rounds."""
 
-    def __init__(self, width: int, device: torch.device, sample: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, device: torch.device, sample: Callable[[], None]) -> None:
         self.clock = Clock(device)
         self.beyond_memory: list[Row] = []
-        self._width, self._device, self._sample = width, device, sample
+        self._width, self._device, self._sample = settings["width"], device, sample
+        self._dtype = DTYPES[precision_of(settings)]
         self._works: list[tuple[dict[str, Any], Callable[[int], float]]] = []
         self._inputs: dict[tuple[int, int, bool], Tensor] = {}
 
@@ -469,8 +477,8 @@ class _Contest:
             return
         shape = batch, length, backward
         if shape not in self._inputs:
-            x = torch.randn(batch, length, self._width, device=self._device, requires_grad=backward)
-            self._inputs[shape] = x
+            x = torch.randn(batch, length, self._width, device=self._device, dtype=self._dtype)
+            self._inputs[shape] = x.requires_grad_(backward)
         work = _pass(layer, self._inputs[shape], backward)
         self.add(conditions, _timed(work, self.clock, self._sample))
 

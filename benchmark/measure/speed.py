@@ -9,6 +9,7 @@ steps through the trainer.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmark.config import Experiment, RunOptions, UserError
+from benchmark.config import Experiment, RunOptions, UserError, one_line
 from benchmark.decoding import beam_search
-from benchmark.device import choose_device
+from benchmark.device import use_device
 from benchmark.evaluation import Process
 from benchmark.measure.machine import MachineWatch, gpu_uuid
 from benchmark.measure.operations import training_operations
@@ -44,13 +45,18 @@ ROUNDS, WARMUP_ROUNDS = 15, 2
 GENERATION_ROUNDS = 7
 OVERHEAD_STEP_SECONDS = (0.06, 0.02)
 OVERHEAD_ROUND_SECONDS = 2.0
+CUDA_DIFFERENCE = 0.01
+"""Relative, of losses after some ten equal steps."""
 STEPS = 5
 """Training steps of a contestant in one round."""
 GENERATED_WORDS = 64
 """Words that generation is forced to produce, so that all models do equally much."""
 GENERATION_BEAM = 4
 WITHOUT_CACHE = ", whole prefix again"
-PEAK_SIZE = 2048
+PEAK_SIZE, CUDA_PEAK_SIZE = 2048, 8192
+"""Of square matrices whose products reach a device's peak."""
+CAPTURED = "train captured"
+"""On CUDA: steps as graphs, which leave out the time that a program takes to launch kernels."""
 AGAIN = "train again"
 """The second entry of the first model."""
 
@@ -75,7 +81,13 @@ class PlainLoop:
     """Training as a short program does it, on the given model: the measure of what the trainer adds."""
 
     def __init__(
-        self, experiment: Experiment, model: nn.Module, device: torch.device, *, fused: bool
+        self,
+        experiment: Experiment,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        fused: bool,
+        capturable: bool = False,
     ) -> None:
         self.training, self.seed, self.device = experiment.training, experiment.seed, device
         self.model = model.to(device).train()
@@ -87,6 +99,7 @@ class PlainLoop:
             eps=self.training.epsilon,
             weight_decay=self.training.weight_decay,
             fused=fused or None,
+            capturable=capturable,
         )
         self.steps = 0
 
@@ -102,6 +115,11 @@ class PlainLoop:
         torch.manual_seed(step_seed(self.seed, self.steps, 0))
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.learning_rate * rate_factor(self.training, self.steps)
+        self.steps += 1
+        return self.update(batch)
+
+    def update(self, batch: Batch) -> Tensor:
+        """What a device does in a step; the loss before it."""
         with self.process.autocast():
             loss = self.loss(batch)
         self.optimizer.zero_grad()
@@ -109,7 +127,6 @@ class PlainLoop:
         if self.training.gradient_clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.training.gradient_clip)
         self.optimizer.step()
-        self.steps += 1
         return loss.detach()
 
 
@@ -137,6 +154,34 @@ class TimedBatches:
             begin = clock.mark()
             for batch in self.batches[number]:
                 loop.step(batch)
+            return clock.seconds(begin, clock.mark())
+
+        return work
+
+    def captured(self, loop: PlainLoop, clock: Clock) -> Callable[[int], float]:
+        """The same as CUDA graphs, one for each batch: no kernel waits for the program to launch it.
+
+        Raises:
+            RuntimeError: the step cannot be captured, since the program looks at a value in it.
+        """
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # what a first step allocates is not to be captured
+            for _ in range(3):
+                loop.step(self.batches[0][0])
+        torch.cuda.current_stream().wait_stream(aside)
+        graphs, pool = [], torch.cuda.graph_pool_handle()
+        for batches in self.batches:
+            round_ = [torch.cuda.CUDAGraph() for _ in batches]
+            for graph, batch in zip(round_, batches, strict=True):
+                with torch.cuda.graph(graph, pool=pool):
+                    loop.update(batch)
+            graphs.append(round_)
+
+        def work(number: int) -> float:
+            begin = clock.mark()
+            for graph in graphs[number]:
+                graph.replay()
             return clock.seconds(begin, clock.mark())
 
         return work
@@ -184,8 +229,7 @@ def measure_speed(
                 )
         if experiment.training.precision != first.training.precision:
             raise UserError(f"measure: speed compares models in one precision; {name} has another")
-    device = choose_device(options.device)
-    torch.set_num_threads(threads_of(options))
+    device = use_device(options.device, threads_of(options))
     _, corpus = corpus_of(first, options.data_directory, options.cache_directory)
     data = DataModule(corpus, batch_tokens=first.data.batch_tokens, seed=first.seed)
     clock = Clock(device)
@@ -229,7 +273,8 @@ def measure_speed(
 def matrix_products(device: torch.device, clock: Clock, precision: str) -> Contestant:
     """Matrix products of a size at which the device is at its best."""
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device, dtype=dtype) for _ in range(2))
+    size = CUDA_PEAK_SIZE if clock.on_cuda else PEAK_SIZE
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
 
     def work(_: int) -> float:
@@ -238,7 +283,7 @@ def matrix_products(device: torch.device, clock: Clock, precision: str) -> Conte
         return clock.seconds(begin, clock.mark())
 
     return Contestant(
-        "device", "peak", work, lambda _: 2.0 * PEAK_SIZE**3, "operations_per_second", "operations/s"
+        "device", "peak", work, lambda _: 2.0 * size**3, "operations_per_second", "operations/s"
     )
 
 
@@ -266,14 +311,23 @@ def _training(
     size = len(corpus.vocabulary)
     experiment = replace(experiment, training=experiment.training.model_copy(update={"steps": 10**6}))
 
-    def contestant(phase: str, loop: PlainLoop) -> Contestant:
-        work = rounds.timed(loop, clock)
+    def contestant(phase: str, work: Callable[[int], float]) -> Contestant:
         return Contestant(name, phase, work, rounds.target_tokens, "target_tokens_per_second", "tokens/s")
 
-    found = [contestant("train", PlainLoop(experiment, build_model(experiment, size), device, fused=True))]
+    def loop(*, capturable: bool = False) -> PlainLoop:
+        model = build_model(experiment, size)
+        return PlainLoop(experiment, model, device, fused=True, capturable=capturable)
+
+    found = [contestant("train", rounds.timed(loop(), clock))]
     form = plain_form(experiment.model, size)
     if form is not None:
-        found.append(contestant("train plain form", _PlainFormLoop(experiment, form, device, fused=False)))
+        plain = _PlainFormLoop(experiment, form, device, fused=False)
+        found.append(contestant("train plain form", rounds.timed(plain, clock)))
+    if clock.on_cuda:
+        try:
+            found.append(contestant(CAPTURED, rounds.captured(loop(capturable=True), clock)))
+        except RuntimeError as error:
+            sys.stderr.write(f"{name}: its step cannot be captured: {one_line(str(error))}\n")
     return found
 
 
@@ -407,14 +461,15 @@ def _rows(
     for one in contestants:
         rates = [one.amount(number) / taken for number, taken in enumerate(times[one.model, one.phase])]
         rows.append(row(one, one.quantity, one.unit, median(rates)))
-    peak = max(2 * PEAK_SIZE**3 / taken for taken in times["device", "peak"])
+    products = next(one for one in contestants if one.phase == "peak")
+    peak = products.amount(0) / min(times[products.model, products.phase])
     baseline = next(iter(experiments))
     for one in contestants:
         key = (one.model, one.phase)
         # A model of a user's may come without its closed form, and then without a limit.
         operations = (
             [rounds.operations(experiments[one.model], vocabulary_size, number) for number in range(ROUNDS)]
-            if one.phase == "train"
+            if one.phase in ("train", CAPTURED)
             else [one.operations] * len(times[key])
         )
         limits = [count / peak for count in operations if count is not None]
@@ -434,6 +489,9 @@ def _rows(
             plain = times.get((one.model, "train plain form"))
             if plain is not None:
                 rows.append(row(one, "speed_ratio", "ratio", ratio(plain, times[key]), baseline="plain form"))
+        if one.phase == CAPTURED:
+            launched = ratio(times[one.model, "train"], times[key])
+            rows.append(row(one, "speed_ratio", "ratio", launched, baseline="kernels launched one by one"))
         if one.phase == AGAIN:
             noise = ratio(times[one.model, "train"], times[key])
             rows.append(row(one, "noise_floor", "ratio", noise, baseline=f"{one.model}, itself"))
@@ -460,7 +518,7 @@ def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> li
         data = experiment.data.model_copy(update={"batch_tokens": batch_tokens})
         steps = max(10, round(OVERHEAD_ROUND_SECONDS / wanted))
         found = trainer_overhead(replace(experiment, data=data), options, rounds=ROUNDS, steps=steps)
-        if not found.equal_losses:
+        if not found.agrees:
             raise RuntimeError(f"{name}: the trainer and a plain loop disagree on the losses of equal steps")
         rows.append(
             SpeedRow(
@@ -493,6 +551,8 @@ class Overhead:
     """Seconds of a step of the loop."""
     equal_losses: bool
     """Bit for bit."""
+    agrees: bool
+    """The same; on CUDA, whose kernels add in no fixed order, within `CUDA_DIFFERENCE`."""
 
 
 def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int, steps: int) -> Overhead:
@@ -502,8 +562,7 @@ def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int
     out, as is the first step of each.
     """
     quiet()
-    device = choose_device(options.device)
-    torch.set_num_threads(threads_of(options))
+    device = use_device(options.device, threads_of(options))
     _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
     training = experiment.training.model_copy(update={"steps": steps})
     experiment = replace(experiment, training=training)
@@ -535,8 +594,11 @@ def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int
 
     seconds = interleaved({"trainer": through_trainer, "plain": plain}, rounds=rounds, warmup=1, seed=0)
     step = median([taken / (steps - 1) for taken in seconds["plain"]])
+    equal = losses["trainer"] == losses["plain"]
     return Overhead(
         ratio=ratio(seconds["plain"], seconds["trainer"]),
         step=step,
-        equal_losses=losses["trainer"] == losses["plain"],
+        equal_losses=equal,
+        agrees=equal
+        or (clock.on_cuda and np.allclose(losses["trainer"], losses["plain"], rtol=CUDA_DIFFERENCE, atol=0)),
     )

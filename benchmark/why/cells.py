@@ -13,6 +13,7 @@ from benchmark.record import LayerKind
 from benchmark.trained import trained_record
 
 Scale = Literal["quick", "standard", "full"]
+Precision = Literal["float32", "bfloat16"]
 MODELS = ("transformer", "convs2s", "lstm")
 
 ATTENTION = "self-attention"
@@ -117,6 +118,8 @@ class LayerCell:
     settings: Mapping[str, Any] = field(default_factory=dict)
     device: str = ""
     """Of a time: it belongs to the device, so that is part of the id."""
+    devices: int = 1
+    """The most that it needs at a time."""
 
     @property
     def run_id(self) -> str:
@@ -140,19 +143,21 @@ class LayerCell:
         }
 
 
-def cells(scale: Scale, device: str) -> list[LayerCell]:
+def cells(scale: Scale, device: str, precision: Precision = "float32") -> list[LayerCell]:
     """All of a scale that needs no training; those that answer most in least time first. `device` is what
-    times belong to.
+    times belong to, `precision` that of the layers that are timed.
     """
     grid = GRIDS[scale]
+    # The ids of runs are older than this choice.
+    chosen = {} if precision == "float32" else {"precision": precision}
     return [
         *_spans(grid),
         *_paths(grid),
         *_complexities(grid),
         *_signals(grid),
         LayerCell(kind="lengths", subject="multi30k-en-de", settings={"task": "multi30k-en-de"}),
-        *(_time(grid, width, device) for width in grid.timed_widths),
-        *_parallelism(grid, device),
+        *(_time(grid, width, device, chosen) for width in grid.timed_widths),
+        *_parallelism(grid, device, chosen),
     ]
 
 
@@ -224,7 +229,7 @@ def _signals(grid: Grid) -> Iterator[LayerCell]:
         yield LayerCell(kind="signal", subject=subject, settings={**settings, "lengths": list(grid.signals)})
 
 
-def _parallelism(grid: Grid, device: str) -> Iterator[LayerCell]:
+def _parallelism(grid: Grid, device: str, chosen: Mapping[str, Any]) -> Iterator[LayerCell]:
     width = grid.timed_widths[-1]
     settings: dict[str, Any] = {
         "layers": _timed_layers(width),
@@ -233,6 +238,7 @@ def _parallelism(grid: Grid, device: str) -> Iterator[LayerCell]:
         "batches": list(grid.batches),
         "rounds": grid.rounds,
         "seed": 0,
+        **chosen,
     }
     yield LayerCell(kind="utilisation", subject=f"layers, d = {width}", settings=settings, device=device)
     if grid.scaling_rounds:
@@ -246,7 +252,7 @@ def _parallelism(grid: Grid, device: str) -> Iterator[LayerCell]:
             "rounds": grid.scaling_rounds,
             "seed": 0,
         }
-        yield LayerCell(kind="scaling", subject="training", settings=settings, device=device)
+        yield LayerCell(kind="scaling", subject="training", settings=settings, device=device, devices=2)
 
 
 def _timed_layers(width: int) -> dict[str, dict[str, Any]]:
@@ -297,7 +303,7 @@ def trained_cells(results: Path, runs: Sequence[Path]) -> list[LayerCell]:
     return found
 
 
-def _time(grid: Grid, width: int, device: str) -> LayerCell:
+def _time(grid: Grid, width: int, device: str, chosen: Mapping[str, Any]) -> LayerCell:
     settings = {
         "layers": _timed_layers(width),
         "width": width,
@@ -305,5 +311,6 @@ def _time(grid: Grid, width: int, device: str) -> LayerCell:
         "tokens": grid.tokens,
         "rounds": grid.rounds,
         "seed": 0,
+        **chosen,
     }
     return LayerCell(kind="time", subject=f"layers, d = {width}", settings=settings, device=device)

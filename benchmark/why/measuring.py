@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark.config import RunOptions
-from benchmark.device import choose_device, device_in_use
+from benchmark.device import choose_device, device_in_use, devices_there
 from benchmark.engines.local import Supervisor, run_layer_cells
 from benchmark.record import LayerRecord, TrainRecord
 from benchmark.request import request_from
 from benchmark.running import StudyRun
 from benchmark.store import StudyFolder
 from benchmark.trained import run_folder, trained_model
-from benchmark.why.cells import GRIDS, LayerCell, Scale, cells, trained_cells
+from benchmark.why.cells import GRIDS, LayerCell, Precision, Scale, cells, trained_cells
 
 
 def reproduce(
@@ -33,7 +33,12 @@ def reproduce(
     for run in dict.fromkeys(cell.settings["run"] for cell in more if folder.result(cell.run_id) is None):
         trained_model(run_folder(run, options.results))  # before hours are spent on the rest
     folder.prepare()
-    records, code = measure(cells(scale, device_in_use(options)), folder, options, say), 0
+    # As models are trained there: bfloat16 is what a GPU has its matrix units for.
+    precision: Precision = "bfloat16" if choose_device(options.device).type == "cuda" else "float32"
+    there, every = devices_there(options), cells(scale, device_in_use(options), precision)
+    for cell in (one for one in every if one.devices > there):
+        say(f"{cell.kind} of {cell.subject} takes {cell.devices} devices, and there are {there}: left out")
+    records, code = measure([one for one in every if one.devices <= there], folder, options, say), 0
     if GRIDS[scale].study:
         trained, code = train(GRIDS[scale].study, folder, options, say)
         more += trained_cells(options.results, trained)

@@ -142,8 +142,8 @@ def _provenance(facts: Facts) -> list[str]:
     for record in facts.records:
         provenance = record.provenance
         what = f"{record.kind} of {record.subject}: run {record.run_id}, {provenance.device}, "
-        what += f"{provenance.threads} threads, torch {provenance.torch_version}, commit "
-        what += f"{provenance.commit[:12]}{' (changed)' if provenance.dirty else ''}"
+        what += f"{provenance.threads} threads, {provenance.precision}, torch {provenance.torch_version}, "
+        what += f"commit {provenance.commit[:12]}{' (changed)' if provenance.dirty else ''}"
         if record.timing_method:
             what += f"; {record.timing_method}"
         if record.noisy:

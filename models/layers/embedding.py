@@ -164,10 +164,15 @@ class Words(nn.Module):
 
     def cross_entropy(self, hidden: Tensor, target_out: Tensor, label_smoothing: float) -> Tensor:
         """`models.Seq2SeqModel.cross_entropy`, fused; positions of padding are left out before the
-        projection.
+        projection on a CPU. An accelerator would have to wait until the program knows how many there are:
+        there their loss is made log V, without a gradient, and taken off again.
         """
-        real = (target_out != PADDING).flatten().nonzero().squeeze(-1)
+        is_word = (target_out != PADDING).flatten()
         flat, words = hidden.flatten(0, -2), target_out.flatten()
-        if len(real) < len(words):
-            flat, words = flat.index_select(0, real), words.index_select(0, real)
-        return cross_entropy(flat, self.output, words, label_smoothing)
+        if hidden.device.type == "cpu":
+            real = is_word.nonzero().squeeze(-1)
+            if len(real) < len(words):
+                flat, words = flat.index_select(0, real), words.index_select(0, real)
+            return cross_entropy(flat, self.output, words, label_smoothing)
+        total = cross_entropy(flat * is_word[:, None], self.output, words, label_smoothing)
+        return total - (~is_word).sum() * math.log(len(self.output))

@@ -46,6 +46,13 @@ def test_backwards_each_product_is_two(layer):
     assert backward == 2 * forward + again
 
 
+def test_a_product_that_is_added_in_place_counts_as_one_that_is_not():
+    a, b, made = torch.randn(3, 4), torch.randn(4, 5), torch.zeros(3, 5)
+    assert (
+        operations_of(lambda: made.addmm_(a, b)) == operations_of(lambda: made.addmm(a, b)) == 2 * 3 * 4 * 5
+    )
+
+
 def test_a_fused_lstm_is_as_much_as_one_of_cells():
     layer, x = Recurrent(WIDTH), torch.randn(3, 9, WIDTH)
     fused = operations_of(lambda: layer(x))

@@ -69,12 +69,6 @@ def _run_cell(experiment, run_folder, options):
     return record.model_copy(update={"status": status, "failure": None, "steps": experiment.training.steps})
 
 
-def _choose_device(name):
-    import torch
-
-    return torch.device("cpu")
-
-
 def _resolve(asked, options):
     import dataclasses
 
@@ -106,7 +100,6 @@ _MODULES = {
     "benchmark.trainer": {
         "run_cell": _run_cell,
         "Interrupted": _Interrupted,
-        "choose_device": _choose_device,
     },
     "benchmark.resolution": {"resolve": _resolve},
 }
