@@ -28,8 +28,9 @@ class _Allocations(TorchDispatchMode):
 def forward_bytes(layer: nn.Module, batch: int, length: int, width: int) -> int:
     """What a forward pass allocates in all, at most what it holds at a time; nothing is computed."""
     there = copy.deepcopy(layer).to("meta")
+    dtype = next(layer.parameters()).dtype
     with torch.no_grad(), _Allocations() as allocations:
-        there(torch.empty(batch, length, width, device="meta"))
+        there(torch.empty(batch, length, width, device="meta", dtype=dtype))
     return allocations.bytes
 
 

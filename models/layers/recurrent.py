@@ -72,8 +72,12 @@ class Recurrence(nn.LSTM):
             x = x.to(torch.get_autocast_dtype("cpu"))
             start = start and (start[0].to(x.dtype), start[1].to(x.dtype))
         if start is None:
-            return self(x)[0]
-        return self(x, (start[0][None].contiguous(), start[1][None].contiguous()))[0]
+            zeros = x.new_zeros(x.shape[0], self.hidden_size)
+            start = zeros, zeros
+        # Without dropout the modes are one, but cuDNN keeps what a backward pass needs in training mode alone.
+        training = self.training or torch.is_grad_enabled()
+        state = start[0][None].contiguous(), start[1][None].contiguous()
+        return torch.lstm(x, state, self._flat_weights, True, 1, 0.0, training, False, True)[0]
 
     def step(self, x: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """h and c (B, D) after one more input (B, in)."""

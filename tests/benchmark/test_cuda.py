@@ -82,7 +82,7 @@ def test_loss_and_gradients_are_those_of_a_cpu(
     assert on_cuda.keys() == on_cpu.keys()
     largest = max(float(one.abs().max()) for one in on_cpu.values())
     for name, one in on_cpu.items():
-        torch.testing.assert_close(on_cuda[name], one, rtol=tolerance, atol=tolerance * largest, msg=name)
+        torch.testing.assert_close(on_cuda[name], one, rtol=tolerance, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=[one.name for one in SUBJECTS])
