@@ -74,10 +74,11 @@ class Recurrence(nn.LSTM):
         if start is None:
             zeros = x.new_zeros(x.shape[0], self.hidden_size)
             start = zeros, zeros
-        # Without dropout the modes are one, but cuDNN keeps what a backward pass needs in training mode alone.
+        # Without dropout the modes are one, but only in training does cuDNN keep what a backward pass needs.
         training = self.training or torch.is_grad_enabled()
         state = start[0][None].contiguous(), start[1][None].contiguous()
-        return torch.lstm(x, state, self._flat_weights, True, 1, 0.0, training, False, True)[0]
+        weights = [self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0]
+        return torch.lstm(x, state, weights, True, 1, 0.0, training, False, True)[0]
 
     def step(self, x: Tensor, past: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """h and c (B, D) after one more input (B, in)."""

@@ -131,7 +131,7 @@ def main(kills: int, seed: int) -> int:
             if source.random() < 0.5:
                 moment = first_checkpoint + source.uniform(0.0, to_train / (kills - done))
             worker = start(killed)
-            # A machine that has grown faster must not finish before its last kill: who gets ahead dies sooner.
+            # On a machine that has grown faster, too, the last kill comes before the end.
             code = wait(worker, moment, killed, 1 + (CELLS - 2) * (done + 1) / kills)
             if code is not None:
                 said = (killed / "said.txt").read_text(encoding="utf-8", errors="replace")
