@@ -177,6 +177,10 @@ class TrainRecord(_Record):
     """Optimiser steps taken."""
     train_seconds: float | None = None
     """Sum over training steps; validation, checkpoints and start-up are outside."""
+    energy_joules: float | None = None
+    """Of the same steps: drawn by the GPU, else by all packages of the processor, with what other programs
+    drew. None where the device does not count it, and for runs on several.
+    """
     wall_seconds_total: float | None = None
     """From start to end of the run, over all its resumptions."""
     train_target_tokens: int | None = None

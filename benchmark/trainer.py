@@ -29,6 +29,8 @@ from benchmark.config import Experiment, RunOptions, UserError
 from benchmark.device import use_device
 from benchmark.evaluation import Process, generate, mean_loss, score
 from benchmark.history import WINDOW_STEPS, Steps, summary, training_rows, validation_row
+from benchmark.measure.energy import EnergyMeter
+from benchmark.measure.machine import gpu_uuid
 from benchmark.measure.steps import Diverged, StepLog
 from benchmark.measure.timing import Clock
 from benchmark.module import Seq2SeqModule
@@ -131,10 +133,11 @@ class Timetable(Callback):
         progress: Progress | None,
         signals: _Signals,
         provenance: Provenance,
+        energy: EnergyMeter,
     ) -> None:
         assert experiment.training.steps is not None
         self.experiment, self.task, self.data, self.folder = experiment, task, data, folder
-        self.step_log, self.progress, self.signals = log, progress, signals
+        self.step_log, self.progress, self.signals, self.energy = log, progress, signals, energy
         self.run_id = experiment.run_id()
         self.machine = _machine(provenance)
         self.data_fingerprint = task.fingerprint()
@@ -160,31 +163,39 @@ class Timetable(Callback):
     def wall_seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self._start
 
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.energy.resume()
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.step_log.flush(trainer)
+        self.energy.pause()
+
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
         validate = step in self.validation_steps
         interrupted = self.signals.received is not None
-        if validate:
-            assert isinstance(module, Seq2SeqModule)
-            self._validate(trainer, module, step)
         if validate or interrupted or step - self._saved >= CHECKPOINT_STEPS:
+            self.step_log.flush(trainer)  # which waits for the device
+            self.energy.pause()
+            if validate:
+                assert isinstance(module, Seq2SeqModule)
+                self._validate(trainer, module, step)
             self._save(trainer, step)
+            self.energy.resume()
             self.step_log.restart_clock()
         if interrupted and step < self.steps:
             assert self.signals.received is not None
             raise Interrupted(self.signals.received)
 
     def _save(self, trainer: Trainer, step: int) -> None:
-        self.step_log.flush(trainer)
         self._saved = step
         trainer.save_checkpoint(checkpoint.training_path(self.folder, step))
         if trainer.is_global_zero:
             checkpoint.remove_old(self.folder)
 
     def _validate(self, trainer: Trainer, module: Seq2SeqModule, step: int) -> None:
-        self.step_log.flush(trainer)
         process = _process(trainer, module, self.experiment)
         training = self.experiment.training
         loss, _ = mean_loss(module.model, self.data.val_dataloader(), process)
@@ -258,6 +269,7 @@ class Timetable(Callback):
             "not_bitwise_because": self.not_bitwise_because,
             "stopped_early": self.stopped_early,
             "peak_memory_bytes": self.peak_memory_bytes(),
+            "energy_joules": self.energy.joules,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -274,6 +286,7 @@ class Timetable(Callback):
         self.curve = _CURVE.validate_json(state_dict["curve"])
         self.seconds_before, self.stopped_early = state_dict["seconds_before"], state_dict["stopped_early"]
         self.peak_memory_before = state_dict["peak_memory_bytes"]
+        self.energy.restore(state_dict.get("energy_joules"))
         self.resumed_times = state_dict["resumed_times"] + 1
         self.not_bitwise_because = state_dict["not_bitwise_because"]
         changed = [name for name, value in self.machine.items() if state_dict["machine"].get(name) != value]
@@ -400,7 +413,8 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
         progress = Progress(log, label, experiment.training.steps or 0, bar=options.progress)
     folder = run_folder / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    timetable = Timetable(experiment, task, data, folder, log, progress, signals, provenance)
+    energy = EnergyMeter(gpu_uuid(device))
+    timetable = Timetable(experiment, task, data, folder, log, progress, signals, provenance, energy)
     mode: tracking.Mode = "disabled"
     logger = None
     if first:
@@ -469,6 +483,8 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
         **speed(log, experiment, data),
         **measured,
         peak_memory_bytes=timetable.peak_memory_bytes(),
+        # Each process meters its own GPU, or the same processor.
+        energy_joules=energy.joules if options.devices == 1 else None,
         curve=timetable.curve,
         validations_done=len(timetable.curve),
         stopped_early=timetable.stopped_early,

@@ -23,6 +23,7 @@ TIMINGS = (
     "train_target_tokens_per_second",
     "generate_sentences_per_second",
     "train_seconds",
+    "energy_joules",
 )
 OF_DEVICES = (*TIMINGS, "peak_memory_bytes")
 """What runs on several devices have no one value of."""

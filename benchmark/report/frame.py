@@ -71,6 +71,7 @@ UNITS = {
     "operations_per_step": "operations",
     "steps": "steps",
     "train_seconds": "s",
+    "energy_joules": "J",
     "wall_seconds_total": "s",
     "train_target_tokens": "tokens",
     "train_target_tokens_per_second": "tokens/s",

@@ -100,6 +100,7 @@ def _facts(record: TrainRecord) -> list[tuple[str, str]]:
         ("of them without the vocabulary", whole(record.body_parameters)),
         ("steps", whole(record.steps)),
         ("training, s", number(record.train_seconds)),
+        ("training, kJ", number(record.energy_joules, 1e-3)),
         ("training as run, target tokens/s", number(record.train_target_tokens_per_second)),
         ("median step, ms", number(record.step_seconds_median, 1e3)),
         ("step times settled", steady),

@@ -39,6 +39,11 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
                 ),
                 Column(title=("seconds",), note="Seconds: of the training steps, as run; median over seeds."),
                 Column(
+                    title=("kJ",),
+                    note="kJ: what the device drew meanwhile, where it counts it: a GPU its own, a processor "
+                    "that of all programs; median over seeds.",
+                ),
+                Column(
                     title=("as the", "paper counts"),
                     note="As the paper counts: seconds x a sustained rate of operations, an estimate and no "
                     "count. The paper assumes that rate for each kind of GPU; here it is the peak of matrix "
@@ -76,6 +81,7 @@ def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]
         if not cell.done:
             continue
         seconds, counted = cell.median("train_seconds"), _operations(cell)
+        joules = cell.median("energy_joules")
         peak = _peak(facts, cell)
         paper = None if seconds is None or peak is None else seconds * peak
         yield [
@@ -86,6 +92,7 @@ def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]
             _bleu(group, cell),
             NOT_MEASURED if counted is None else f"{counted:.2e}",
             NOT_MEASURED if seconds is None else without_spread(seconds),
+            NOT_MEASURED if joules is None else without_spread(joules / 1e3),
             NOT_MEASURED if paper is None else f"{paper:.2e}",
         ]
 

@@ -24,7 +24,7 @@ RUN = [
     "training.precision=float32", "--study", "s", "--device", "cpu", "--threads", "1",
 ]  # fmt: skip
 OF_TIME = re.compile(
-    r"second|wandb|peak_memory|finished_at|environment|steady_state|warmup_steps|resumed|checksum"
+    r"second|joules|wandb|peak_memory|finished_at|environment|steady_state|warmup_steps|resumed|checksum"
 )
 """Fields that tell of time, of this process, or of what was asked of wandb; the checksum is of all."""
 
