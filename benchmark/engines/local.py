@@ -102,6 +102,7 @@ def child_environment(options: RunOptions, environment: Mapping[str, str]) -> di
         PARENT: str(os.getpid()),
         "MKL_NUM_THREADS": threads,
         "OMP_NUM_THREADS": threads,
+        "PYTHONFAULTHANDLER": "1",  # a crash in a library says in the log where
         "PYTHONPATH": path,
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.check.model import ModelUnderCheck, Pairs, at_test_size, random_pairs, variants
+from benchmark.check.model import TOLERANCE, ModelUnderCheck, Pairs, at_test_size, random_pairs, variants
 from benchmark.config import RunOptions, available, model_module
 from benchmark.decoding import beam_search, greedy
 from benchmark.device import use_device
@@ -75,7 +75,7 @@ def test_loss_and_gradients_are_those_of_a_cpu(
     subject: ModelUnderCheck, dtype: torch.dtype, cuda: torch.device
 ) -> None:
     pairs = random_pairs(3, sentences=6)
-    tolerance = 1e-9 if dtype == torch.float64 else 2e-4
+    tolerance = TOLERANCE if dtype == torch.float64 else 2e-4
     expected, on_cpu = loss_and_gradients(model_on(subject, "cpu", dtype), pairs)
     found, on_cuda = loss_and_gradients(model_on(subject, "cuda", dtype), pairs.to(cuda))
     assert found == pytest.approx(expected, rel=1e-5)
