@@ -19,15 +19,18 @@ def choose_device(name: str) -> torch.device:
 
 
 def use_device(name: str, threads: int) -> torch.device:
-    """`choose_device`, set up for this process: so many CPU threads, and float32 in full.
+    """`choose_device`, set up for this process: so many CPU threads, float32 in full, no cuDNN attention.
 
     PyTorch lets cuDNN, so convolutions and recurrences but not attention, multiply float32 in TF32, whose
-    fraction has 10 bits for 23: models would be compared in two precisions under one name.
+    fraction has 10 bits for 23: models would be compared in two precisions under one name. cuDNN's attention,
+    which it prefers on some GPUs in bfloat16, is planned anew for every shape of batch, in tens of
+    milliseconds, and the batches here have many shapes (pytorch/pytorch pull request 155958).
     """
     device = choose_device(name)
     torch.set_num_threads(threads)
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 
