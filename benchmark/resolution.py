@@ -51,11 +51,12 @@ def bfloat16_speed(device: torch.device) -> float:
     """How many times as fast as in float32 a linear layer trains under bfloat16 autocast here.
 
     On a CPU without bf16 units it is some 30 times slower, with them twice as fast: nothing but a measurement
-    tells.
+    tells. On a GPU the layer is wide enough to take longer than the program takes to launch it.
     """
     clock = Clock(device)
-    layer = torch.nn.Linear(512, 512).to(device)
-    x = torch.randn(1024, 512, device=device)
+    width = 4096 if clock.on_cuda else 512
+    layer = torch.nn.Linear(width, width).to(device)
+    x = torch.randn(2 * width, width, device=device)
 
     def seconds(precision: str) -> float:
         process = Process(device=device, precision=precision)
