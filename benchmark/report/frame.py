@@ -42,8 +42,10 @@ COLUMNS = {
     "model": "The model, as reports call it; of layers what was measured.",
     "settings": "JSON of the fields of the experiment that vary for this model within the study's match.",
     "task": "The task's preset, else its name.",
+    "task_version": "Of the task's code; missing for layers.",
     "seed": "Of the run; missing where there is none.",
     "match": "What the study holds equal; a run that is a cell of several matches has its rows in each.",
+    "invalid": "Why a run breaks its match; missing where it does not.",
     "trial": "Number of the trial of the search; missing in the comparison.",
     "phase": "Of a speed record: train, generate ...",
     "split": "The split that a score is of.",
@@ -58,10 +60,12 @@ COLUMNS = {
     "devices": "Processes that shared the batch.",
     "threads": "CPU threads of each.",
     "precision": "float32 or bfloat16.",
+    "torch_version": "That computed it.",
+    "harness_version": "Of what decides a result here beside the config.",
 }
 """What each column holds. Conditions of a measurement (`n`, `d`, `batch`, ...) are columns after these."""
 
-_INTEGERS = ("seed", "trial", "step", "devices", "threads")
+_INTEGERS = ("task_version", "seed", "trial", "step", "devices", "threads", "harness_version")
 _NUMBERS = ("value", "low", "high")
 
 UNITS = {
@@ -115,8 +119,8 @@ def load(study: str | Path) -> pd.DataFrame:
 
 
 def _train_rows(study: StudyResults, folder: Path) -> Iterator[dict[str, Any]]:
-    settings = {
-        (record.run_id, group.conditions.match): canonical_json(cell.settings)
+    cells = {
+        (record.run_id, group.conditions.match): (canonical_json(cell.settings), cell.invalid or None)
         for group in study.groups
         for cell in group.cells
         for record in cell.records
@@ -126,12 +130,14 @@ def _train_rows(study: StudyResults, folder: Path) -> Iterator[dict[str, Any]]:
             **_head(record),
             "model": record.model_preset,
             "task": record.task_preset or record.task_name,
+            "task_version": record.task_version,
             "seed": record.seed,
             "trial": study.trial_numbers.get(record.run_id),
         }
         values = list(_values(record, folder))
         for match in study.matches.get(record.run_id, [""]):
-            held = {"match": match, "settings": settings.get((record.run_id, match), "{}")}
+            settings, invalid = cells.get((record.run_id, match), ("{}", None))
+            held = {"match": match, "settings": settings, "invalid": invalid}
             yield from ({**head, **held, **value} for value in values)
 
 
@@ -169,6 +175,7 @@ def _speed_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
                 **_head(record),
                 "model": row.model,
                 "task": record.task_preset or record.task_name,
+                "task_version": record.task_version,
                 "phase": row.phase,
             }
 
@@ -199,17 +206,22 @@ def _head(record: TrainRecord | SpeedRecord | LayerRecord) -> dict[str, Any]:
         "devices": provenance.devices,
         "threads": provenance.threads,
         "precision": provenance.precision,
+        "torch_version": provenance.torch_version,
+        "harness_version": provenance.harness_version,
     }
 
 
-CONDITIONS = ("study", "task", "device", "devices", "threads", "precision", "match")
+CONDITIONS = (
+    "study", "task", "task_version", "device", "devices", "threads", "precision", "torch_version",
+    "harness_version", "match",
+)  # fmt: skip
 """What has to be equal between values that are compared."""
 
 
 def compare(frame: pd.DataFrame, quantity: str, split: str | None = None) -> pd.DataFrame:
     """Mean of a quantity over seeds for each model and setting, with its 95 % t-interval.
 
-    Runs that are done count, and no trials of a search.
+    Runs that are done and keep their match count, and no trials of a search.
 
     Args:
         frame: of `load`; several may be concatenated.
@@ -251,7 +263,8 @@ def plot(
     """A quantity over a column: means over seeds, with their 95 % t-intervals as bands.
 
     Each model has a line, and where there are several matches, tasks, devices, ... one for each: what
-    `compare` tells apart is never in one mean. Runs that are done count, and no trials of a search.
+    `compare` tells apart is never in one mean. Runs that are done and keep their match count, and no trials
+    of a search.
 
     Args:
         frame: of `load`.
@@ -311,7 +324,7 @@ def _index(chosen: pd.DataFrame) -> list[str]:
 
 
 def _chosen(frame: pd.DataFrame, quantity: str, split: str | None) -> pd.DataFrame:
-    """The values of a quantity that may be compared: of runs that are done, and of no search."""
+    """The values of a quantity that may be compared: of runs that are done and valid, and of no search."""
     chosen = frame[frame["quantity"] == quantity]
     if chosen.empty:
         raise UserError(
@@ -321,9 +334,9 @@ def _chosen(frame: pd.DataFrame, quantity: str, split: str | None) -> pd.DataFra
         chosen = chosen[chosen["split"] == split]
         if chosen.empty:
             raise UserError(f"{quantity}: not measured on split {shown(split)}")
-    chosen = chosen[chosen["trial"].isna() & (chosen["status"] == "done")]
+    chosen = chosen[chosen["trial"].isna() & (chosen["status"] == "done") & chosen["invalid"].isna()]
     if chosen.empty:
-        raise UserError(f"{quantity}: no run outside of a search is done")
+        raise UserError(f"{quantity}: no run outside of a search is done and keeps its match")
     for _, together in chosen.groupby([*CONDITIONS, "split"], dropna=False):
         signatures = together["signature"].dropna().unique()
         if len(signatures) > 1:

@@ -156,10 +156,14 @@ def test_plot_draws_a_line_for_each_model(study_folder):
         plot(frame, "bleu")
 
 
+def of_operations(records, per_step):
+    return [one.model_copy(update={"operations_per_step": per_step}) for one in records]
+
+
 @pytest.fixture
 def matched(study_folder):
     """The frame of a study of two matches, of which both have the transformer, a trial and a diverged run."""
-    made = runs(models=("transformer-small", "lstm-small", "lstm-small"))
+    made = of_operations(runs(models=("transformer-small", "lstm-small", "lstm-small")), 1e9)
     shared, by_seconds, by_flops = made[:3], made[3:6], made[6:]
     trial = made[0].model_copy(update={"run_id": "a" * 16})
     diverged = made[3].model_copy(update={"run_id": "b" * 16, "status": "diverged", "seed": 9})
@@ -197,6 +201,26 @@ def test_a_plot_has_a_line_for_each_match_and_neither_trials_nor_runs_that_diver
     assert lines["lstm-small, match flops"] == pytest.approx([12.1, 22.1, 32.1])
     one_match = plot(matched[matched["match"] == "seconds"], "validation_bleu")
     assert {line.get_label() for line in one_match.get_lines()} == {"transformer-small", "lstm-small"}
+
+
+def test_a_run_that_breaks_its_match_says_so_and_is_not_compared(study_folder):
+    made = runs(models=("transformer-small", "lstm-small"))
+    references, others = of_operations(made[:3], 1e9), of_operations(made[3:], 2e9)
+    cells = [
+        *(study_cell(record, match="flops") for record in references),
+        *(study_cell(record, match="flops", held=1.0) for record in others),
+    ]
+    frame = load(study_folder(*references, *others, cells=cells))
+    assert set(frame[frame["invalid"].notna()]["model"]) == {"lstm-small"}
+    found = compare(frame, "bleu", split="test")
+    assert list(found.index.get_level_values("model")) == ["transformer-small"]
+
+
+def test_other_versions_are_never_in_one_mean(study_folder):
+    frame = load(study_folder(*runs()))
+    for name, value in (("torch_version", "2.99"), ("harness_version", 99), ("task_version", 99)):
+        both = pd.concat([frame, frame.assign(**{name: value})])
+        assert set(compare(both, "bleu", split="test")["seeds"]) == {3}
 
 
 def test_studies_are_never_in_one_mean(study_folder):
