@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 Form = Literal["svg", "png"]
@@ -38,13 +35,17 @@ COLOR_OF = {
 SAVING: Any = {"svg.hashsalt": "seqbench", "svg.fonttype": "none"}
 
 
+def figure_of(width: float, height: float) -> Figure:
+    """An empty one, in inches; pyplot, which keeps every figure, knows nothing of it."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def save(figure: Figure, path: Path, form: Form, **options: Any) -> None:
-    """Write a figure and close it: the same bytes for the same figure, without a date.
+    """Write a figure: the same bytes for the same figure, without a date.
 
     Raises:
         OSError: the file cannot be written.
     """
     metadata: dict[str, Any] = {"Date": None} if form == "svg" else {"Software": None}
-    with plt.rc_context(SAVING):
+    with rc_context(SAVING):
         figure.savefig(path, format=form, dpi=DOTS_PER_INCH, metadata=metadata, **options)
-    plt.close(figure)

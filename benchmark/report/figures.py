@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
 from benchmark.report.charts import Axis, Chart, Point, front_field, study_charts
 from benchmark.report.curves import with_curves
-from benchmark.report.drawing import Form, save
+from benchmark.report.drawing import Form, figure_of, save
 from benchmark.report.escaping import for_terminal
 from benchmark.report.looks import Look, looks
 from benchmark.report.study_results import StudyResults
@@ -48,7 +48,7 @@ def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: F
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with plt.rc_context(STYLE):
+        with rc_context(STYLE):
             charts = study_charts(study, curves)
             look = looks(charts)
             for chart in charts:
@@ -84,7 +84,8 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None, look: Mapping[str, Look]) 
     if y is None:
         return _intervals(chart.points, x, look)
     own = _names(chart.points)
-    figure, axis = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+    figure = figure_of(WIDTH, HEIGHT)
+    axis = figure.subplots()
     for name in own:
         color, mark = look[name].color, MARKS[look[name].mark]
         mine = [point for point in chart.points if point["series"] == name]
@@ -117,6 +118,8 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None, look: Mapping[str, Look]) 
         if one.log:
             scale("log")
             _plain_ticks(side)
+        elif max(map(abs, side.get_view_interval())) >= 1e5:
+            side.set_major_formatter(EngFormatter())  # 2.5 M, in place of 2.5 and 1e6 somewhere else
     columns = 2 if max(map(len, own), default=0) < 28 else 1
     lines = -(-len(own) // columns)
     # as much taller as a long legend needs
@@ -136,7 +139,8 @@ def _plain_ticks(side: Any) -> None:
 def _intervals(points: Sequence[Point], x: Axis, look: Mapping[str, Look]) -> Figure:
     """A line for each point, named at the left."""
     height = max(HEIGHT / 2, 0.6 + LINE_HEIGHT * len(points))
-    figure, axis = plt.subplots(figsize=(2 * WIDTH, height), layout="constrained")
+    figure = figure_of(2 * WIDTH, height)
+    axis = figure.subplots()
     for place, point in enumerate(points):
         color, number = look[str(point["series"])]
         value, low, high = (_number(point, name) for name in (x.field, x.low, x.high))

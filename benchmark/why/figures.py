@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, ORANGE, OTHER, VERMILION, Form, save
+from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, ORANGE, OTHER, VERMILION, Form, figure_of, save
 from benchmark.report.escaping import for_terminal
 from benchmark.why import trained_figures
 from benchmark.why.cells import (
@@ -57,12 +56,9 @@ def draw(facts: Facts, folder: Path, form: Form = "svg") -> list[tuple[str, str]
         ("heads", trained_figures.heads),
         ("sources", trained_figures.sources),
     ):
-        open_before = set(plt.get_fignums())
         try:
             drawn, caption = figure(facts)
-        except Missing:  # perhaps after it was begun
-            for begun in set(plt.get_fignums()) - open_before:
-                plt.close(begun)
+        except Missing:
             continue
         save(drawn, folder / f"{name}.{form}", form, bbox_inches="tight")
         made.append((f"{name}.{form}", caption))
@@ -73,8 +69,8 @@ Drawn = tuple[Figure, str]
 
 
 def _axes(columns: int = 1, height: float = 3.2) -> tuple[Figure, list[Any]]:
-    figure, axes = plt.subplots(1, columns, figsize=(4.6 * columns, height), layout="constrained")
-    return figure, list(np.atleast_1d(axes))
+    figure = figure_of(4.6 * columns, height)
+    return figure, list(np.atleast_1d(figure.subplots(1, columns)))
 
 
 def _lines(axis: Any, series: Iterator[tuple[str, dict[float, float]]], x: str, y: str) -> None:

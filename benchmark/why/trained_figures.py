@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmark.measure.significance import summarise
 from benchmark.record import LayerRecord, Row
-from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, VERMILION
+from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, VERMILION, figure_of
 from benchmark.report.escaping import for_terminal
 from benchmark.why.facts import Facts, Missing, number
 from benchmark.why.learning import DISTANCE_TASKS, Distances, distances
@@ -33,8 +32,8 @@ def accuracy(facts: Facts) -> tuple[Figure, str]:
     tasks = [task for task, models in found.items() if models]
     if not tasks:
         raise Missing("nothing was trained")
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.6 * len(tasks), 3.2), layout="constrained")
-    for axis, task in zip(np.atleast_1d(axes), tasks, strict=True):
+    figure = figure_of(4.6 * len(tasks), 3.2)
+    for axis, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
         for model, one in found[task].items():
             every = {**one.trained, **one.beyond}
             summaries = [summarise(list(values.values())) for values in every.values()]
@@ -72,10 +71,8 @@ def signal(facts: Facts) -> tuple[Figure, str]:
     by_model: dict[str, list[LayerRecord]] = {}
     for record in records:
         by_model.setdefault(record.subject.partition(", seed")[0], []).append(record)
-    size = (2.7 * len(by_model), 2.6)
-    figure, axes = plt.subplots(
-        1, len(by_model), figsize=size, layout="constrained", sharey=True, squeeze=False
-    )
+    figure = figure_of(2.7 * len(by_model), 2.6)
+    axes = figure.subplots(1, len(by_model), sharey=True, squeeze=False)
     for axis, (name, record) in (
         (axis, (name, record))
         for axis, (name, seeds) in zip(axes[0], by_model.items(), strict=True)
@@ -106,8 +103,8 @@ def heads(facts: Facts) -> tuple[Figure, str]:
     record, rows = _first(facts, "encoder")
     words = _words(record)["source"]
     layers, number_of_heads = (int(max(number(row, name) for row in rows)) for name in ("layer", "head"))
-    size = (1.1 + 1.7 * number_of_heads, 0.6 + 1.7 * layers)
-    figure, axes = plt.subplots(layers, number_of_heads, figsize=size, layout="constrained", squeeze=False)
+    figure = figure_of(1.1 + 1.7 * number_of_heads, 0.6 + 1.7 * layers)
+    axes = figure.subplots(layers, number_of_heads, squeeze=False)
     for layer, line in enumerate(axes, 1):
         for head, axis in enumerate(line, 1):
             image = axis.imshow(_matrix(rows, layer, head), cmap="viridis", vmin=0, vmax=1)
@@ -127,9 +124,8 @@ def sources(facts: Facts) -> tuple[Figure, str]:
             continue
     if not chosen:
         raise Missing("no attention was measured")
-    figure, axes = plt.subplots(
-        len(chosen), 1, figsize=(6.4, 0.9 + 1.1 * len(chosen)), layout="constrained", squeeze=False
-    )
+    figure = figure_of(6.4, 0.9 + 1.1 * len(chosen))
+    axes = figure.subplots(len(chosen), 1, squeeze=False)
     for axis, (record, rows) in zip(axes[:, 0], chosen, strict=True):
         words = _words(record)
         last = int(max(number(row, "layer") for row in rows))
