@@ -179,7 +179,8 @@ class TrainRecord(_Record):
     """Sum over training steps; validation, checkpoints and start-up are outside."""
     energy_joules: float | None = None
     """Of the same steps: drawn by the GPU, else by all packages of the processor, with what other programs
-    drew. None where the device does not count it, and for runs on several.
+    drew. None where the device does not count it, for runs on several devices, and for those that leave cores
+    to others.
     """
     wall_seconds_total: float | None = None
     """From start to end of the run, over all its resumptions."""
@@ -246,6 +247,12 @@ class TrainRecord(_Record):
     not_bitwise_because: str | None = None
     resumed_times: int = 0
     wandb_mode: Literal["online", "offline", "disabled"] | None = None
+
+
+CAPTURED = "train captured"
+"""A phase of speed records, on CUDA: steps as graphs, which leave out the time that a program takes to launch
+kernels.
+"""
 
 
 class SpeedRow(_Record):

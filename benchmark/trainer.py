@@ -44,7 +44,15 @@ from benchmark.outcome import (
     speed,
 )
 from benchmark.progress import Progress
-from benchmark.record import CurvePoint, Provenance, Score, TrainRecord, take_provenance, threads_of
+from benchmark.record import (
+    CurvePoint,
+    Provenance,
+    Score,
+    TrainRecord,
+    available_cores,
+    take_provenance,
+    threads_of,
+)
 from benchmark.store import write_atomic
 from models import Seq2SeqModel
 from tasks import VALIDATION, Task
@@ -173,6 +181,7 @@ class Timetable(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self.energy.look()
         step = trainer.global_step
         validate = step in self.validation_steps
         interrupted = self.signals.received is not None
@@ -458,6 +467,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
             trainer.fit(module, datamodule=data, ckpt_path=latest)
         log.flush(trainer)
     except Diverged as error:
+        energy.pause()
         record = TrainRecord(
             **common,
             status="diverged",
@@ -466,6 +476,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
             last_finite_loss=error.last_finite,
             **speed(log, experiment, data),
             peak_memory_bytes=timetable.peak_memory_bytes(),
+            energy_joules=_joules(energy, device, options),
             curve=timetable.curve,
             wall_seconds_total=timetable.wall_seconds(),
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -483,8 +494,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
         **speed(log, experiment, data),
         **measured,
         peak_memory_bytes=timetable.peak_memory_bytes(),
-        # Each process meters its own GPU, or the same processor.
-        energy_joules=energy.joules if options.devices == 1 else None,
+        energy_joules=_joules(energy, device, options),
         curve=timetable.curve,
         validations_done=len(timetable.curve),
         stopped_early=timetable.stopped_early,
@@ -500,6 +510,15 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     )
     _end_log(logger, record)
     return record
+
+
+def _joules(energy: EnergyMeter, device: torch.device, options: RunOptions) -> float | None:
+    """None where what was metered is not this run's: each of several processes meters its own GPU, and a
+    processor all that runs on it, which may be other runs of the study.
+    """
+    if device.type != "cuda" and threads_of(options) < available_cores():
+        return None
+    return energy.joules if options.devices == 1 else None
 
 
 def _end_log(logger: WandbLogger | None, record: TrainRecord) -> None:

@@ -97,12 +97,12 @@ def child_environment(options: RunOptions, environment: Mapping[str, str]) -> di
     path = os.pathsep.join(part for part in (str(ROOT), environment.get("PYTHONPATH", "")) if part)
     return {
         "GLIBC_TUNABLES": _ALLOCATOR,
+        "PYTHONFAULTHANDLER": "1",  # a crash in a library says in the log where
         "THP_MEM_ALLOC_ENABLE": "1",
         **environment,
         PARENT: str(os.getpid()),
         "MKL_NUM_THREADS": threads,
         "OMP_NUM_THREADS": threads,
-        "PYTHONFAULTHANDLER": "1",  # a crash in a library says in the log where
         "PYTHONPATH": path,
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

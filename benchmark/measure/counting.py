@@ -49,11 +49,12 @@ class _Counter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         made = func(*args, **kwargs)
-        name = func.overloadpacket.__name__
-        plain = name.removesuffix("_")  # addmm_ multiplies as much as addmm
-        packet = getattr(torch.ops.aten, plain, None)
-        if plain in _FORMULAS:
-            self.operations += _FORMULAS[plain](args)
+        packet = func.overloadpacket
+        name = packet.__name__
+        if func.namespace == "aten" and name.endswith("_"):  # addmm_ multiplies as much as addmm
+            packet = getattr(torch.ops.aten, name.removesuffix("_"), packet)
+        if packet.__name__ in _FORMULAS:
+            self.operations += _FORMULAS[packet.__name__](args)
         elif packet in flop_registry:
             self.operations += int(flop_registry[packet](*args, **kwargs, out_val=made))
         elif not _is_free(func, name, args, made):
@@ -71,6 +72,8 @@ def _is_free(func: Any, name: str, args: Any, made: Any) -> bool:
         return True
     if torch.Tag.pointwise in func.tags or torch.Tag.inplace_view in func.tags:
         return True
+    if func._schema.is_mutable:
+        return False
     outputs = [one for one in tree_iter(made) if isinstance(one, Tensor)]
     there = {one.untyped_storage()._cdata for one in tree_iter(args) if isinstance(one, Tensor)}
     return all(one.untyped_storage()._cdata in there for one in outputs)  # a view

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import time
 from pathlib import Path
 from typing import Any
 
 _ROOT = Path("/")
+LOOK_SECONDS = 30.0
+"""Between two looks at the counters: those of some processors are full after minutes."""
 
 
 class EnergyMeter:
@@ -26,6 +29,7 @@ class EnergyMeter:
         self._gpu, self._root = gpu, root
         self._joules, self._complete = 0.0, True
         self._begin: dict[str, float] | None = None
+        self._looked = 0.0
 
     @property
     def joules(self) -> float | None:
@@ -37,7 +41,13 @@ class EnergyMeter:
         self._joules, self._complete = joules or 0.0, joules is not None
 
     def resume(self) -> None:
-        self._begin = self._counters()
+        self._begin, self._looked = self._counters(), time.monotonic()
+
+    def look(self) -> None:
+        """Call often enough: while it runs, no counter then gets full unseen."""
+        if self._begin is not None and time.monotonic() - self._looked > LOOK_SECONDS:
+            self.pause()
+            self.resume()
 
     def pause(self) -> None:
         """Nothing where it is not running."""
@@ -50,7 +60,13 @@ class EnergyMeter:
             return
         for name, value in end.items():
             drawn = value - begin[name]
-            self._joules += drawn if drawn >= 0 else drawn + self._range(name)
+            if drawn < 0:  # it was full, and began again from 0
+                full = _microjoules(self._root / "sys/class/powercap" / name / "max_energy_range_uj")
+                if full is None:
+                    self._complete = False
+                    return
+                drawn += full
+            self._joules += drawn
 
     def _counters(self) -> dict[str, float]:
         """Joules since any moment, by counter; empty where there is none."""
@@ -59,14 +75,20 @@ class EnergyMeter:
             return {} if joules is None else {self._gpu: joules}
         found = {}
         for folder in sorted((self._root / "sys/class/powercap").glob("intel-rapl:*")):
-            # Packages alone: their cores and memories, such as intel-rapl:0:0, are counted in them.
-            if folder.name.count(":") == 1 and (value := _microjoules(folder / "energy_uj")) is not None:
+            # Packages alone: cores and memories lie within them, and `psys` is all of the machine.
+            if not _name(folder).startswith("package"):
+                continue
+            value = _microjoules(folder / "energy_uj")
+            if value is not None:
                 found[folder.name] = value
         return found
 
-    def _range(self, name: str) -> float:
-        """At which a counter starts again from 0."""
-        return _microjoules(self._root / "sys/class/powercap" / name / "max_energy_range_uj") or 0.0
+
+def _name(folder: Path) -> str:
+    try:
+        return (folder / "name").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return ""
 
 
 def _microjoules(path: Path) -> float | None:

@@ -17,8 +17,8 @@ def training_operations(
 ) -> NDArray[np.float64] | None:
     """(N,) operations of each of N steps: 2 per multiply-add, forward and backward.
 
-    Padding counts as the words do, except in the output projection, which is made of words alone. None for a
-    model without a closed form (`ModelConfig.theory`).
+    Padding counts as the words do, except in the output projection, which is made of words alone, as on a CPU
+    (an accelerator projects padding, too). None for a model without a closed form (`ModelConfig.theory`).
     """
     pairs, which = np.unique(
         np.stack((shapes.source_length, shapes.target_length), 1), axis=0, return_inverse=True

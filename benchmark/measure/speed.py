@@ -8,6 +8,7 @@ steps through the trainer.
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from benchmark.measure.steps import StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
 from benchmark.module import Seq2SeqModule, step_seed
 from benchmark.outcome import resolved_precision
-from benchmark.record import SpeedRecord, SpeedRow, available_cores, take_provenance, threads_of
+from benchmark.record import CAPTURED, SpeedRecord, SpeedRow, available_cores, take_provenance, threads_of
 from benchmark.schedule import rate_factor
 from benchmark.trainer import build_model, corpus_of, make_trainer, quiet
 from models import BEGIN, END, ModelConfig, Seq2SeqModel
@@ -46,7 +47,8 @@ GENERATION_ROUNDS = 7
 OVERHEAD_STEP_SECONDS = (0.06, 0.02)
 OVERHEAD_ROUND_SECONDS = 2.0
 CUDA_DIFFERENCE = 0.01
-"""Relative, of losses after some ten equal steps."""
+"""Relative, of the losses of the first `ALIKE_STEPS` equal steps."""
+ALIKE_STEPS = 10
 STEPS = 5
 """Training steps of a contestant in one round."""
 GENERATED_WORDS = 64
@@ -55,10 +57,12 @@ GENERATION_BEAM = 4
 WITHOUT_CACHE = ", whole prefix again"
 PEAK_SIZE, CUDA_PEAK_SIZE = 2048, 8192
 """Of square matrices whose products reach a device's peak."""
-CAPTURED = "train captured"
-"""On CUDA: steps as graphs, which leave out the time that a program takes to launch kernels."""
 AGAIN = "train again"
 """The second entry of the first model."""
+
+
+class CannotCapture(Exception):
+    """A step that cannot be a CUDA graph; why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ class PlainLoop:
             capturable=capturable,
         )
         self.steps = 0
+        self.graphs: list[list[torch.cuda.CUDAGraph]] = []
+        """By round, of `TimedBatches.captured`."""
 
     def loss(self, batch: Batch) -> Tensor:
         """Nats per target word."""
@@ -161,14 +167,25 @@ class TimedBatches:
     def captured(self, loop: PlainLoop, clock: Clock) -> Callable[[int], float]:
         """The same as CUDA graphs, one for each batch: no kernel waits for the program to launch it.
 
+        Every batch is a step of the loop twice: before the capture, so that kernels are loaded, and after it,
+        so that the device has the graph when it is timed.
+
         Raises:
-            RuntimeError: the step cannot be captured, since the program looks at a value in it.
+            CannotCapture: in a step the program waits for a value of the device.
         """
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # what a first step allocates is not to be captured
-            for _ in range(3):
+            loop.step(self.batches[0][0])
+            torch.cuda.set_sync_debug_mode("error")
+            try:
                 loop.step(self.batches[0][0])
+            except RuntimeError as error:
+                raise CannotCapture(one_line(str(error))) from None
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            for batch in itertools.chain.from_iterable(self.batches):
+                loop.step(batch)
         torch.cuda.current_stream().wait_stream(aside)
         graphs, pool = [], torch.cuda.graph_pool_handle()
         for batches in self.batches:
@@ -177,10 +194,13 @@ class TimedBatches:
                 with torch.cuda.graph(graph, pool=pool):
                     loop.update(batch)
             graphs.append(round_)
+        for graph in itertools.chain.from_iterable(graphs):
+            graph.replay()
+        loop.graphs = graphs  # which keep none of the loop's tensors alive: `work` keeps the loop
 
         def work(number: int) -> float:
             begin = clock.mark()
-            for graph in graphs[number]:
+            for graph in loop.graphs[number]:
                 graph.replay()
             return clock.seconds(begin, clock.mark())
 
@@ -196,10 +216,15 @@ class TimedBatches:
             sentences=np.array([len(batch.source) for batch in batches]),
             source_length=np.array([batch.source.shape[1] for batch in batches]),
             target_length=np.array([batch.target_in.shape[1] for batch in batches]),
-            target_tokens=np.array([batch.target_tokens for batch in batches]),
+            target_tokens=np.array([_projected(batch) for batch in batches]),
         )
         operations = training_operations(experiment.model, vocabulary_size, shapes)
         return None if operations is None else float(operations.sum())
+
+
+def _projected(batch: Batch) -> int:
+    """Target positions that the output projection takes: on an accelerator padding, too."""
+    return batch.target_tokens if batch.target_in.device.type == "cpu" else batch.target_in.numel()
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:
@@ -238,8 +263,7 @@ def measure_speed(
     for name, experiment in experiments.items():
         trained += _training(name, experiment, corpus, rounds, device, clock)
         generated += _generation(name, experiment, corpus, device, clock)
-    again = _training(next(iter(experiments)), first, corpus, rounds, device, clock)[0]
-    trained.append(replace(again, phase=AGAIN))
+    trained.append(_launched(next(iter(experiments)), first, corpus, rounds, device, clock, phase=AGAIN))
     watch = MachineWatch(threads=torch.get_num_threads(), cores=available_cores(), gpu=gpu_uuid(device))
     watch.start()
     seconds = {
@@ -307,28 +331,47 @@ def _training(
     device: torch.device,
     clock: Clock,
 ) -> list[Contestant]:
-    """A model and its plain form, in training."""
-    size = len(corpus.vocabulary)
-    experiment = replace(experiment, training=experiment.training.model_copy(update={"steps": 10**6}))
-
-    def contestant(phase: str, work: Callable[[int], float]) -> Contestant:
-        return Contestant(name, phase, work, rounds.target_tokens, "target_tokens_per_second", "tokens/s")
-
-    def loop(*, capturable: bool = False) -> PlainLoop:
-        model = build_model(experiment, size)
-        return PlainLoop(experiment, model, device, fused=True, capturable=capturable)
-
-    found = [contestant("train", rounds.timed(loop(), clock))]
-    form = plain_form(experiment.model, size)
+    """A model in training, its plain form, and on CUDA its steps as graphs."""
+    found = [_launched(name, experiment, corpus, rounds, device, clock)]
+    form = plain_form(experiment.model, len(corpus.vocabulary))
     if form is not None:
-        plain = _PlainFormLoop(experiment, form, device, fused=False)
-        found.append(contestant("train plain form", rounds.timed(plain, clock)))
+        plain = _PlainFormLoop(_endless(experiment), form, device, fused=False)
+        found.append(_contestant(name, "train plain form", rounds, rounds.timed(plain, clock)))
     if clock.on_cuda:
+        loop = _loop(experiment, corpus, device, capturable=True)
         try:
-            found.append(contestant(CAPTURED, rounds.captured(loop(capturable=True), clock)))
-        except RuntimeError as error:
-            sys.stderr.write(f"{name}: its step cannot be captured: {one_line(str(error))}\n")
+            found.append(_contestant(name, CAPTURED, rounds, rounds.captured(loop, clock)))
+        except CannotCapture as error:
+            sys.stderr.write(f"{name}: its step cannot be captured: {error}\n")
     return found
+
+
+def _launched(
+    name: str,
+    experiment: Experiment,
+    corpus: Corpus,
+    rounds: TimedBatches,
+    device: torch.device,
+    clock: Clock,
+    phase: str = "train",
+) -> Contestant:
+    """A model in training, step by step."""
+    loop = _loop(experiment, corpus, device, capturable=False)
+    return _contestant(name, phase, rounds, rounds.timed(loop, clock))
+
+
+def _loop(experiment: Experiment, corpus: Corpus, device: torch.device, *, capturable: bool) -> PlainLoop:
+    model = build_model(experiment, len(corpus.vocabulary))
+    return PlainLoop(_endless(experiment), model, device, fused=True, capturable=capturable)
+
+
+def _endless(experiment: Experiment) -> Experiment:
+    """With a schedule that does not end while it is timed."""
+    return replace(experiment, training=experiment.training.model_copy(update={"steps": 10**6}))
+
+
+def _contestant(name: str, phase: str, rounds: TimedBatches, work: Callable[[int], float]) -> Contestant:
+    return Contestant(name, phase, work, rounds.target_tokens, "target_tokens_per_second", "tokens/s")
 
 
 def _generation(
@@ -490,6 +533,9 @@ def _rows(
             if plain is not None:
                 rows.append(row(one, "speed_ratio", "ratio", ratio(plain, times[key]), baseline="plain form"))
         if one.phase == CAPTURED:
+            if one.model != baseline and (baseline, CAPTURED) in times:
+                against = ratio(times[baseline, CAPTURED], times[key])
+                rows.append(row(one, "speed_ratio", "ratio", against, baseline=baseline))
             launched = ratio(times[one.model, "train"], times[key])
             rows.append(row(one, "speed_ratio", "ratio", launched, baseline="kernels launched one by one"))
         if one.phase == AGAIN:
@@ -539,6 +585,11 @@ def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> li
             )
         )
     return rows
+
+
+def _alike(some: Sequence[float], others: Sequence[float]) -> bool:
+    """The losses of the first steps, which differences have had no time to grow in."""
+    return np.allclose(some[:ALIKE_STEPS], others[:ALIKE_STEPS], rtol=CUDA_DIFFERENCE, atol=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -599,6 +650,5 @@ def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int
         ratio=ratio(seconds["plain"], seconds["trainer"]),
         step=step,
         equal_losses=equal,
-        agrees=equal
-        or (clock.on_cuda and np.allclose(losses["trainer"], losses["plain"], rtol=CUDA_DIFFERENCE, atol=0)),
+        agrees=equal or (clock.on_cuda and _alike(losses["trainer"], losses["plain"])),
     )

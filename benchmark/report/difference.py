@@ -58,7 +58,7 @@ class Quantity(NamedTuple):
 
     @property
     def needs_one_machine(self) -> bool:
-        return self.split is None and ("second" in self.name or self.name.endswith("_bytes"))
+        return self.split is None and ("second" in self.name or self.name.endswith(("_bytes", "_joules")))
 
 
 @dataclass(frozen=True, kw_only=True)

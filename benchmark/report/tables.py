@@ -11,7 +11,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
+from benchmark.record import CAPTURED, SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import match_lines
 from benchmark.report.checklist import checklist
 from benchmark.report.comparison import (
@@ -431,6 +431,14 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
             "Limit: the time that the step's matrix products alone take at the peak measured beside it.",
         ),
     ]
+    captured = [
+        (quantity, baseline)
+        for quantity, baseline in dict.fromkeys(
+            (row.quantity, str(row.conditions.get("baseline", "")))
+            for row in record.rows
+            if row.phase == CAPTURED
+        )
+    ]
     generation = [
         (phase, quantity, baseline)
         for phase, quantity, baseline in dict.fromkeys(
@@ -445,9 +453,17 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
             columns=[
                 Column(title=("model",), is_text=True),
                 *(Column(title=title, note=note) for _, _, title, note in training),
+                *(
+                    Column(title=("as graphs,", *_captured_title(*key)), note=_CAPTURED_NOTE)
+                    for key in captured
+                ),
             ],
             rows=[
-                [model, *(_ranged(found.get((model, "train", name, base))) for name, base, _, _ in training)]
+                [
+                    model,
+                    *(_ranged(found.get((model, "train", name, base))) for name, base, _, _ in training),
+                    *(_ranged(found.get((model, CAPTURED, *key))) for key in captured),
+                ]
                 for model in models
             ],
             labels=1,
@@ -475,6 +491,18 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
             )
         )
     return tables
+
+
+_CAPTURED_NOTE = (
+    "As graphs: the same steps as CUDA graphs, which leave out the time that a program takes to launch "
+    "kernels."
+)
+
+
+def _captured_title(quantity: str, baseline: str) -> tuple[str, ...]:
+    if quantity == "speed_ratio":
+        return ("against", baseline)
+    return ("share of limit",) if quantity == "share_of_matrix_product_limit" else ("target tokens/s",)
 
 
 def _generation_title(phase: str, quantity: str, baseline: str) -> tuple[str, ...]:

@@ -47,7 +47,8 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
                     title=("as the", "paper counts"),
                     note="As the paper counts: seconds x a sustained rate of operations, an estimate and no "
                     "count. The paper assumes that rate for each kind of GPU; here it is the peak of matrix "
-                    "products that was measured on the same device and threads, and the figure is missing "
+                    "products that was measured on the same device with as many threads and in the same "
+                    "precision, and the figure is missing "
                     "where none was.",
                 ),
             ],
@@ -103,13 +104,16 @@ def _operations(cell: Cell) -> float | None:
 
 
 def _peak(facts: Facts, cell: Cell) -> float | None:
-    """Operations per second of matrix products, measured on the device that trained, with as many threads."""
+    """Operations per second of matrix products, as measured on the device that trained, with as many threads
+    and in its precision.
+    """
     trained = cell.done[0].provenance
     for record in facts.records:
         here = record.provenance
-        alike = (here.device, here.threads * here.devices) == (
+        alike = (here.device, here.threads * here.devices, here.precision) == (
             trained.device,
             trained.threads * trained.devices,
+            trained.precision,
         )
         if (record.kind, record.status) == ("utilisation", "done") and alike:
             return next((row.value for row in record.rows if row.quantity == "peak"), None)

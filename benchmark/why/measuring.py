@@ -33,7 +33,7 @@ def reproduce(
     for run in dict.fromkeys(cell.settings["run"] for cell in more if folder.result(cell.run_id) is None):
         trained_model(run_folder(run, options.results))  # before hours are spent on the rest
     folder.prepare()
-    # As models are trained there: bfloat16 is what a GPU has its matrix units for.
+    # Inputs and weights alike: bfloat16 is what a GPU has its matrix units for.
     precision: Precision = "bfloat16" if choose_device(options.device).type == "cuda" else "float32"
     there, every = devices_there(options), cells(scale, device_in_use(options), precision)
     for cell in (one for one in every if one.devices > there):

@@ -115,6 +115,17 @@ def cross_entropy(
         return _CrossEntropy.apply(hidden, weight, target, smoothing, chunk)
 
 
+def cross_entropy_without_waiting(hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float) -> Tensor:
+    """`cross_entropy` of the words in `target`, whose padding counts nothing.
+
+    To leave padding out, an accelerator would have to wait until the program knows how much there is. Here
+    its vectors are zero: each adds the logarithm of V, without a gradient, which is taken off again.
+    """
+    is_word = target != PADDING
+    total = cross_entropy(hidden * is_word[:, None], weight, target, smoothing)
+    return total - (~is_word).sum().to(total.dtype) * math.log(len(weight))
+
+
 class Words(nn.Module):
     """The vocabulary-sized matrices: source and target embedding, and the output projection, tied or apart.
 
@@ -163,16 +174,11 @@ class Words(nn.Module):
         return F.linear(hidden, self.output)
 
     def cross_entropy(self, hidden: Tensor, target_out: Tensor, label_smoothing: float) -> Tensor:
-        """`models.Seq2SeqModel.cross_entropy`, fused; positions of padding are left out before the
-        projection on a CPU. An accelerator would have to wait until the program knows how many there are:
-        there their loss is made log V, without a gradient, and taken off again.
-        """
-        is_word = (target_out != PADDING).flatten()
+        """`models.Seq2SeqModel.cross_entropy`, fused."""
         flat, words = hidden.flatten(0, -2), target_out.flatten()
-        if hidden.device.type == "cpu":
-            real = is_word.nonzero().squeeze(-1)
-            if len(real) < len(words):
-                flat, words = flat.index_select(0, real), words.index_select(0, real)
-            return cross_entropy(flat, self.output, words, label_smoothing)
-        total = cross_entropy(flat * is_word[:, None], self.output, words, label_smoothing)
-        return total - (~is_word).sum() * math.log(len(self.output))
+        if hidden.device.type != "cpu":
+            return cross_entropy_without_waiting(flat, self.output, words, label_smoothing)
+        real = (words != PADDING).nonzero().squeeze(-1)
+        if len(real) < len(words):
+            flat, words = flat.index_select(0, real), words.index_select(0, real)
+        return cross_entropy(flat, self.output, words, label_smoothing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.check.model import TOLERANCE, ModelUnderCheck, Pairs, at_test_size, random_pairs, variants
+from benchmark.check.model import ModelUnderCheck, Pairs, at_test_size, random_pairs, variants
 from benchmark.config import RunOptions, available, model_module
 from benchmark.decoding import beam_search, greedy
 from benchmark.device import use_device
@@ -19,8 +20,10 @@ from benchmark.measure import speed
 from benchmark.measure.counting import operations_of
 from benchmark.measure.layers import build_layer, time_rows, utilisation_rows
 from benchmark.measure.timing import Clock
+from benchmark.record import CAPTURED
 from benchmark.trainer import build_model, corpus_of
 from models import Seq2SeqModel
+from models.layers.recurrent import Recurrence
 from models.layers.table1 import LAYERS
 from tasks.data.module import DataModule
 from tests.benchmark.training_run import curve_rows, experiment, options, run
@@ -75,7 +78,9 @@ def test_loss_and_gradients_are_those_of_a_cpu(
     subject: ModelUnderCheck, dtype: torch.dtype, cuda: torch.device
 ) -> None:
     pairs = random_pairs(3, sentences=6)
-    tolerance = TOLERANCE if dtype == torch.float64 else 2e-4
+    # PyTorch's kernel of weight normalisation takes roots in float32.
+    exact = 1e-6 if subject.name.startswith("convs2s") else 1e-9
+    tolerance = exact if dtype == torch.float64 else 2e-4
     expected, on_cpu = loss_and_gradients(model_on(subject, "cpu", dtype), pairs)
     found, on_cuda = loss_and_gradients(model_on(subject, "cuda", dtype), pairs.to(cuda))
     assert found == pytest.approx(expected, rel=1e-5)
@@ -99,14 +104,16 @@ def test_generation_is_that_of_a_cpu(subject: ModelUnderCheck, cuda: torch.devic
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("name", ["recurrent", "convolution"])
-def test_float32_is_not_tf32(name: str, cuda: torch.device) -> None:
+@pytest.mark.parametrize("kind", ["recurrence", "convolution"])
+def test_float32_is_not_tf32(kind: str, cuda: torch.device) -> None:
     """TF32 would be off by 1e-3 here."""
-    layer = build_layer({"name": name, "width": 256, **LAYER_FIELDS[name]}).to(cuda)
-    x = torch.randn(4, 32, 256, device=cuda)
+    x = torch.randn(4, 256, 256, device=cuda)
+    layer = Recurrence(256, 256) if kind == "recurrence" else torch.nn.Conv1d(256, 256, 3)
+    layer = layer.to(cuda)
     with torch.no_grad():
-        found = layer(x)
-        expected = layer.double()(x.double())
+        found, expected = (
+            one[0] if isinstance(one, tuple) else one for one in (layer(x), layer.double()(x.double()))
+        )
     assert float((found - expected).norm() / expected.norm()) < 1e-5
 
 
@@ -147,15 +154,32 @@ def test_captured_steps_are_those_that_are_launched(
         speed.PlainLoop(one, build_model(one, size), cuda, fused=True, capturable=capturable)
         for capturable in (False, True)
     ]
-    captured = rounds.captured(loops[1], clock)
-    for _ in range(3):  # those before the capture
-        loops[0].step(rounds.batches[0][0])
-    launched = rounds.timed(loops[0], clock)
+    start = [one.detach().clone() for one in loops[0].model.parameters()]
+    captured = rounds.captured(loops.pop(), clock)  # which keeps the loop
+    other = torch.empty(2**26, device=cuda).normal_()  # would lie where the loop was
+    plain, batches = loops[0], [batch for round_ in rounds.batches for batch in round_]
+    for batch in (batches[0], batches[0], *batches, *batches):  # before the capture, and after it
+        plain.step(batch)
+    launched = rounds.timed(plain, clock)
     for number in range(3):
         assert captured(number) > 0 and launched(number) > 0
-    tolerance = 1e-4 if precision == "float32" else 3e-2
-    for there, here in zip(loops[1].model.parameters(), loops[0].model.parameters(), strict=True):
-        torch.testing.assert_close(there, here, rtol=tolerance, atol=tolerance)
+    there = captured_parameters(captured)
+    moved, apart = (
+        sum(float((a - b).square().sum()) for a, b in zip(plain.model.parameters(), others, strict=True))
+        for others in (start, there)
+    )
+    assert apart < (1e-3 if precision == "float32" else 0.1) ** 2 * moved
+    assert torch.isfinite(other).all()
+
+
+def captured_parameters(work: Callable[[int], float]) -> list[torch.Tensor]:
+    """Of the loop that a function from `TimedBatches.captured` keeps."""
+    (loop,) = (
+        cell.cell_contents
+        for cell in work.__closure__ or ()
+        if isinstance(cell.cell_contents, speed.PlainLoop)
+    )
+    return list(loop.model.parameters())
 
 
 def test_events_measure_what_a_clock_that_waits_measures(cuda: torch.device) -> None:
@@ -228,10 +252,14 @@ def test_the_speed_record_has_captured_steps(tmp_path: Path, monkeypatch: pytest
     record = speed.measure_speed(
         {name: experiment(name) for name in ARCHITECTURES}, where, "0" * 16, overhead=False
     )
-    found = {(row.model, row.quantity) for row in record.rows if row.phase == speed.CAPTURED}
+    found = {(row.model, row.quantity) for row in record.rows if row.phase == CAPTURED}
     assert found == {
         (name, quantity)
         for name in ARCHITECTURES
         for quantity in ("target_tokens_per_second", "speed_ratio", "share_of_matrix_product_limit")
     }
+    peak = next(row.value for row in record.rows if row.phase == "peak")
+    assert peak > 0 and all(
+        0 < row.value < 1 for row in record.rows if row.quantity == "share_of_matrix_product_limit"
+    )
     assert record.timing_method and "torch.cuda.Event" in record.timing_method

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.layers.embedding import Words, cross_entropy
+from models.layers.embedding import Words, cross_entropy, cross_entropy_without_waiting
 from tests.references.gradients import assert_equal_with_gradients
 
 
@@ -55,6 +55,17 @@ def test_padding_counts_nothing_and_gets_no_gradient(tied):
     assert_equal_with_gradients(
         words.cross_entropy(hidden, target_out, 0.1), expected, [hidden, words.output]
     )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_accelerator_that_does_not_wait_comes_to_the_same(smoothing):
+    hidden = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([4, 0, 5, 3, 0, 0, 1])
+    real = [0, 2, 3, 6]
+    expected = naive_cross_entropy(hidden[real], weight, target[real], smoothing)
+    got = cross_entropy_without_waiting(hidden, weight, target, smoothing)
+    assert_equal_with_gradients(got, expected, [hidden, weight])
 
 
 def test_large_logits_do_not_overflow():

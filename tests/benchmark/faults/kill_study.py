@@ -30,7 +30,7 @@ from benchmark.record import TrainRecord, read_record
 
 CELLS = 12
 FIRST_SECONDS = 0.2
-"""Before which no worker is killed."""
+"""Before which no worker is killed by plan."""
 STUDY = [
     "model=transformer-small,lstm-small,convs2s-small", "task=reverse", "seed=0,1,2,3",
     "task.train_pairs=2000", "task.validation_pairs=50", "task.test_pairs=50",
@@ -84,12 +84,16 @@ def record_hashes(results: Path) -> dict[str, str]:
 
 
 def wait(worker: subprocess.Popen[bytes], seconds: float, results: Path, records: float) -> int | None:
-    """Until `seconds` are over, or there are so many `records` and the worker has begun; None, or the exit
-    code of a worker that ended by itself.
+    """Until `seconds` are over, or a record makes them so many `records`; None, or the exit code of a worker
+    that ended by itself.
     """
-    begin = time.perf_counter()
-    while (taken := time.perf_counter() - begin) < seconds and worker.poll() is None:
-        if taken > FIRST_SECONDS and len(list(results.glob("s/runs/*/record.json"))) >= records:
+
+    def there() -> int:
+        return len(list(results.glob("s/runs/*/record.json")))
+
+    begin, before = time.perf_counter(), there()
+    while time.perf_counter() - begin < seconds and worker.poll() is None:
+        if before < (now := there()) and now >= records:
             break
         time.sleep(0.02)
     return worker.poll()
@@ -127,12 +131,13 @@ def main(kills: int, seed: int) -> int:
             # Half of the kills come while runs start, half while they train: spread over what is left of the
             # study, so that it is nearly done at the last kill and not before.
             to_train = (1 - len(complete) / CELLS) * (whole - first_checkpoint)
+            limit = 1 + (CELLS - 2) * (done + 1) / kills
             moment = source.uniform(FIRST_SECONDS, first_checkpoint)
-            if source.random() < 0.5:
+            if source.random() < 0.5 and len(complete) < limit:
                 moment = first_checkpoint + source.uniform(0.0, to_train / (kills - done))
             worker = start(killed)
             # On a machine that has grown faster, too, the last kill comes before the end.
-            code = wait(worker, moment, killed, 1 + (CELLS - 2) * (done + 1) / kills)
+            code = wait(worker, moment, killed, limit)
             if code is not None:
                 said = (killed / "said.txt").read_text(encoding="utf-8", errors="replace")
                 sys.stderr.write(f"the worker ended by itself with code {code}:\n{said}")

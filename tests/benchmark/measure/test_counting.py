@@ -53,6 +53,12 @@ def test_a_product_that_is_added_in_place_counts_as_one_that_is_not():
     )
 
 
+def test_what_writes_in_place_and_is_not_known_is_no_view():
+    batches, made = (torch.randn(2, 3, 4), torch.randn(2, 4, 5)), torch.zeros(3, 5)
+    with pytest.raises(CannotTrace, match="aten::addbmm_ may multiply"):
+        operations_of(lambda: made.addbmm_(*batches))
+
+
 def test_a_fused_lstm_is_as_much_as_one_of_cells():
     layer, x = Recurrent(WIDTH), torch.randn(3, 9, WIDTH)
     fused = operations_of(lambda: layer(x))

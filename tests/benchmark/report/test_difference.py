@@ -8,7 +8,7 @@ import statistics
 import pytest
 
 from benchmark.config import UserError
-from benchmark.report.difference import compare
+from benchmark.report.difference import Quantity, compare
 from benchmark.report.difference_tables import terminal_difference
 from benchmark.report.reproduction import reproduction
 from benchmark.report.study_results import StudyResults
@@ -316,6 +316,12 @@ def test_two_runs_fit_a_terminal_of_120_columns():
     text = terminal_difference(difference(train_record("a" * 16), second), width=120)
     assert max(map(len, text.split("\n"))) <= 120
     assert re.search(r"^peak memory, MiB +1,234 +1,024 +-210 +-17\.0 ", text, re.M)
+
+
+@pytest.mark.parametrize("name", ["train_seconds", "peak_memory_bytes", "energy_joules"])
+def test_what_belongs_to_a_machine_has_noise_and_is_not_compared_across_machines(name):
+    assert Quantity(name).needs_one_machine and Quantity(name).is_tested
+    assert not Quantity("parameters").needs_one_machine
 
 
 # Thresholds

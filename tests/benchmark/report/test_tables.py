@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.config import UserError, canonical_json
-from benchmark.record import record_bytes, record_from_bytes
+from benchmark.record import CAPTURED, record_bytes, record_from_bytes
 from benchmark.report.study_results import StudyResults, load_study
 from benchmark.report.tables import markdown_table, terminal_table
 from tests.benchmark.report.records import BLEU, provenance, scores, speed_record, train_record
@@ -171,6 +171,23 @@ def test_a_speed_record_has_a_row_for_each_model():
     assert "peak of matrix products: 180 (170 to 190) billion" in text
     assert "timing: perf_counter, median of rounds" in text
     assert "noisy: other load" in text
+
+
+def test_steps_as_graphs_have_columns_of_their_own():
+    on_gpu = speed_record()
+    made = on_gpu.rows[1].model_copy(
+        update={"phase": CAPTURED, "value": 8123.0, "low": 8000.0, "high": 8200.0}
+    )
+    against = {"phase": CAPTURED, "quantity": "speed_ratio", "value": 2.034, "low": 2.0, "high": 2.1}
+    faster = made.model_copy(update={**against, "conditions": {"baseline": "kernels launched one by one"}})
+    rows = [*on_gpu.rows, made, faster]
+    text = terminal_table(study(speed_records=(on_gpu.model_copy(update={"rows": rows}),)), 200)
+    lines = [re.split(r" {2,}", line.strip()) for line in text.split("\n")]
+    (first,) = (line for line in lines if line[0] == "transformer-small" and "(8,000 to 8,200)" in line[-2])
+    assert first[-2:] == ["8,120 (8,000 to 8,200)", "2.034 (2.000 to 2.100)"]
+    assert any(line[0] == "lstm-small" and line[-2:] == ["-", "-"] for line in lines)
+    assert "As graphs: the same steps as CUDA graphs" in text
+    assert "graphs" not in terminal_table(study(speed_records=(on_gpu,)), 200)
 
 
 def test_a_noisy_speed_record_says_what_was_seen_and_an_older_one_has_no_remark():
