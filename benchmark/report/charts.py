@@ -62,7 +62,8 @@ class Chart:
         """
         series = list(dict.fromkeys(point["series"] for point in self.points))
         place = {name: number for number, name in enumerate(series)}
-        fields = list(dict.fromkeys(name for point in self.points for name in point if name != "series"))
+        own = ("series", "subject")  # what is no value
+        fields = list(dict.fromkeys(name for point in self.points for name in point if name not in own))
         rows = [
             [place[point["series"]], *(_shortened(point.get(name)) for name in fields)]
             for point in self.points
@@ -222,6 +223,7 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
         for step, found in _thinned(steps, most):
             point: Point = {
                 "series": row_name(cell),
+                "subject": _subject(cell, group),
                 "step": step,
                 "tokens": _mean(one.train_target_tokens for one in found),
                 "seconds": _mean(one.train_seconds for one in found),
@@ -260,6 +262,12 @@ def learning_curves(number: int, title: str, group: Group, curves: Mapping[str, 
     )
 
 
+def _subject(cell: Cell, group: Group) -> str:
+    """What a row has its colour from: its model, as in other charts, where no other row is of it."""
+    alone = sum(other.model == cell.model for other in group.cells) == 1
+    return cell.model if alone else row_name(cell)
+
+
 def _thinned(values: Sequence[tuple[int, Any]], most: int) -> Sequence[tuple[int, Any]]:
     """At most so many, evenly spaced, the first and the last among them."""
     if len(values) <= most:
@@ -278,6 +286,7 @@ def distances(number: int, title: str, group: Group) -> Chart | None:
                 continue
             point: Point = {
                 "series": row_name(cell),
+                "subject": _subject(cell, group),
                 "distance": distance,
                 "label": "trained" if split.endswith("_trained") else "not trained",
             }

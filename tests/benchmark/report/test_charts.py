@@ -3,9 +3,10 @@
 import pytest
 
 from benchmark.record import CurvePoint
-from benchmark.report.charts import learning_curves, quality_and_speed
+from benchmark.report.charts import learning_curves, quality_and_speed, study_charts
 from benchmark.report.comparison import groups
 from benchmark.report.curves import with_curves
+from benchmark.report.looks import looks
 from benchmark.report.study_results import load_study
 from tests.benchmark.report.records import provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_html import runs
@@ -101,3 +102,24 @@ def test_learning_curves_are_of_runs_that_are_done(study_folder):
     assert first["seeds"] == 3
     assert first["metric_bleu"] == pytest.approx(12.1)
     assert first["loss"] == pytest.approx(5.1)
+
+
+def test_a_model_has_one_colour_whatever_it_was_set_to_in_a_table(study_folder):
+    """Two tables, for which a search has chosen other learning rates."""
+    made = []
+    for number, rate in enumerate((1e-3, 2e-3)):
+        for record in runs():
+            run_id = f"{number}{record.run_id[1:]}"
+            experiment = {**record.experiment, "training": {"learning_rate": rate}}
+            task = {"task_preset": f"task-{number}"}
+            made.append(record.model_copy(update={"run_id": run_id, "experiment": experiment, **task}))
+    folder = study_folder(*made)
+    study = load_study(folder)
+    charts = study_charts(study, with_curves(study.train_records, folder))
+    assert len({chart.section for chart in charts}) >= 2
+    found = looks(charts)
+    for model in ("transformer-small", "convs2s-small", "lstm-small"):
+        of_model = {name: look.color for name, look in found.items() if name.startswith(model)}
+        assert len(set(of_model.values())) == 1, of_model
+    assert len({look.color for look in found.values()}) == 3
+    assert all("subject" not in chart.document()["fields"] for chart in charts)
