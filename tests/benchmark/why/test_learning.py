@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmark.record import LayerRecord, SpeedRow, TrainRecord
+from benchmark.report.layout import NOT_MEASURED
 from benchmark.report.study_results import StudyResults
 from benchmark.why.claims import CLAIMS
 from benchmark.why.cost import tables_2_and_3
@@ -190,12 +191,16 @@ def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> 
     tables = list(tables_2_and_3(Facts([utilisation], [], [translation(transformer=36, lstm=33)])))
     measured, published = tables
     assert published.heading == ["not measured here"]
-    study, model, device, seeds, bleu, counted, seconds, paper = measured.rows[1]
+    study, model, device, seeds, bleu, counted, seconds, joules, paper = measured.rows[1]
     assert (study, model, seeds) == ("multi30k-en-de, equal seconds", "transformer-small", "7")
     assert device == "A Processor @ 2.00GHz, 2"
     assert bleu.startswith("36.15 ")
     assert float(counted) == pytest.approx(2e9 * 5000)
     assert float(paper) == pytest.approx(float(seconds) * 1e11, rel=0.01)
+    assert joules == NOT_MEASURED
+    other = utilisation.model_copy(update={"provenance": provenance(precision="bfloat16")})
+    (measured, _) = tables_2_and_3(Facts([other], [], [translation(transformer=36, lstm=33)]))
+    assert measured.rows[1][-1] == NOT_MEASURED
 
 
 def test_texts_of_the_tables_have_no_markup_of_their_own():
