@@ -6,11 +6,10 @@ them; Linux shows them to root alone.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import time
 from pathlib import Path
-from typing import Any
+
+from benchmark.measure.machine import file_text, number_in, nvml_reading
 
 _ROOT = Path("/")
 LOOK_SECONDS = 30.0
@@ -71,12 +70,12 @@ class EnergyMeter:
     def _counters(self) -> dict[str, float]:
         """Joules since any moment, by counter; empty where there is none."""
         if self._gpu is not None:
-            joules = _gpu_joules(self._gpu)
-            return {} if joules is None else {self._gpu: joules}
+            millijoules = nvml_reading(self._gpu, "nvmlDeviceGetTotalEnergyConsumption")
+            return {} if millijoules is None else {self._gpu: millijoules / 1e3}
         found = {}
         for folder in sorted((self._root / "sys/class/powercap").glob("intel-rapl:*")):
             # Packages alone: cores and memories lie within them, and `psys` is all of the machine.
-            if not _name(folder).startswith("package"):
+            if not file_text(folder / "name").startswith("package"):
                 continue
             value = _microjoules(folder / "energy_uj")
             if value is not None:
@@ -84,27 +83,6 @@ class EnergyMeter:
         return found
 
 
-def _name(folder: Path) -> str:
-    try:
-        return (folder / "name").read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return ""
-
-
 def _microjoules(path: Path) -> float | None:
-    try:
-        return int(path.read_text(encoding="ascii")) / 1e6
-    except (OSError, ValueError):
-        return None
-
-
-def _gpu_joules(uuid: str) -> float | None:
-    try:
-        pynvml: Any = importlib.import_module("pynvml")
-    except ImportError:
-        return None
-    with contextlib.suppress(pynvml.NVMLError, AttributeError):
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-    return None
+    value = number_in(file_text(path))
+    return None if value is None else value / 1e6

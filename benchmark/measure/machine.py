@@ -98,7 +98,7 @@ class MachineWatch:
 
     def sample(self) -> None:
         """Look at what is only there for the moment: the run queue, and why a GPU's clock is as it is."""
-        fields = _text(self._root / "proc/loadavg").split()
+        fields = file_text(self._root / "proc/loadavg").split()
         if len(fields) >= 4 and (running := fields[3].partition("/")[0]).isdecimal():
             self._runnable.append(int(running))
         bits = _gpu_bits(self._gpu) if self._gpu is not None else None
@@ -168,15 +168,15 @@ def gpu_uuid(device: torch.device) -> str | None:
 def governor(root: Path = _ROOT) -> str | None:
     """What decides the frequency of the cores, such as `performance`; several where they differ."""
     paths = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_governor")
-    return ", ".join(sorted({text for path in paths if (text := _text(path).strip())})) or None
+    return ", ".join(sorted({text for path in paths if (text := file_text(path).strip())})) or None
 
 
 def container_cores(root: Path = _ROOT) -> float | None:
     """Cores whose time the container may use; None without a quota."""
     quotas = []
     for folder in _cgroups(root, "cpu"):
-        fields = _text(folder / "cpu.max").split() or [
-            _text(folder / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        fields = file_text(folder / "cpu.max").split() or [
+            file_text(folder / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         ]
         if len(fields) == 2 and all(one.isdecimal() for one in fields) and int(fields[1]) > 0:
             quotas.append(int(fields[0]) / int(fields[1]))
@@ -189,7 +189,7 @@ def container_memory_bytes(root: Path = _ROOT) -> int | None:
         int(text)
         for folder in _cgroups(root, "memory")
         for name in ("memory.max", "memory.limit_in_bytes")
-        if (text := _text(folder / name).strip()).isdecimal() and int(text) < _UNLIMITED_BYTES
+        if (text := file_text(folder / name).strip()).isdecimal() and int(text) < _UNLIMITED_BYTES
     ]
     return min(limits, default=None)
 
@@ -199,7 +199,7 @@ def memory_available_bytes(root: Path = _ROOT) -> int:
     found = [psutil.virtual_memory().available]
     limit = container_memory_bytes(root)
     for folder in _cgroups(root, "memory"):
-        used = _text(folder / "memory.current").strip()
+        used = file_text(folder / "memory.current").strip()
         if limit is not None and used.isdecimal():
             found.append(max(0, limit - int(used)))
     return min(found)
@@ -210,7 +210,7 @@ def out_of_memory_kills(root: Path = _ROOT) -> int:
     kills = 0
     for folder in _cgroups(root, "memory"):
         for name in ("memory.events", "memory.oom_control"):
-            for line in _text(folder / name).split("\n"):
+            for line in file_text(folder / name).split("\n"):
                 field, _, value = line.partition(" ")
                 if field == "oom_kill" and value.strip().isdecimal():
                     kills += int(value)
@@ -233,15 +233,15 @@ class _Counters(NamedTuple):
 
 
 def _counters(root: Path) -> _Counters:
-    lines = _text(root / "proc/stat").split("\n")
+    lines = file_text(root / "proc/stat").split("\n")
     total = next((line.split()[1:] for line in lines if line.startswith("cpu ")), [])
     # user, nice, system, idle, iowait, irq, softirq, steal; what follows is counted in the first two.
     ticks = [int(field) for field in total[:8]] if all(field.isdecimal() for field in total) else []
     whole = len(ticks) == 8
     throttled, throttled_seconds = _container_throttled(root)
-    uptime = _text(root / "proc/uptime").split()
+    uptime = file_text(root / "proc/uptime").split()
     return _Counters(
-        uptime_seconds=_number(uptime[0]) if uptime else None,
+        uptime_seconds=number_in(uptime[0]) if uptime else None,
         cores=sum(line.startswith("cpu") and not line.startswith("cpu ") for line in lines),
         all_ticks=sum(ticks) if whole else None,
         busy_ticks=sum(ticks[:3]) + sum(ticks[5:7]) if whole else 0,
@@ -279,7 +279,7 @@ class _Process(NamedTuple):
 
 
 def _process(path: Path) -> _Process | None:
-    number, _, rest = _text(path).partition(" ")
+    number, _, rest = file_text(path).partition(" ")
     fields = rest.rpartition(")")[2].split()  # the name before it may hold anything
     try:
         return _Process(int(number), int(fields[1]), sum(int(field) for field in fields[11:15]))
@@ -289,9 +289,9 @@ def _process(path: Path) -> _Process | None:
 
 def _pressure_seconds(root: Path) -> float | None:
     # The total, because the averages beside it look back beyond the start of a measurement.
-    for line in _text(root / "proc/pressure/cpu").split("\n"):
+    for line in file_text(root / "proc/pressure/cpu").split("\n"):
         kind, _, rest = line.partition(" ")
-        if kind == "some" and (microseconds := _number(rest.partition("total=")[2])) is not None:
+        if kind == "some" and (microseconds := number_in(rest.partition("total=")[2])) is not None:
             return microseconds / 1e6
     return None
 
@@ -301,7 +301,7 @@ def _container_throttled(root: Path) -> tuple[int | None, float | None]:
     times: list[int] = []
     seconds: list[float] = []
     for folder in _cgroups(root, "cpu"):
-        fields = [line.split() for line in _text(folder / "cpu.stat").split("\n")]
+        fields = [line.split() for line in file_text(folder / "cpu.stat").split("\n")]
         values = {pair[0]: int(pair[1]) for pair in fields if len(pair) == 2 and pair[1].isdecimal()}
         if "nr_throttled" in values:
             times.append(values["nr_throttled"])
@@ -316,7 +316,7 @@ def _processor_throttled(root: Path) -> int | None:
     counts = [
         int(text)
         for path in (root / "sys/devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")
-        if (text := _text(path).strip()).isdecimal()
+        if (text := file_text(path).strip()).isdecimal()
     ]
     return sum(counts) if counts else None
 
@@ -324,7 +324,7 @@ def _processor_throttled(root: Path) -> int | None:
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of this process' cgroup and of those above it, as far as they can be seen here."""
     mount = root / "sys/fs/cgroup"
-    lines = [line for line in _text(root / "proc/self/cgroup").split("\n") if line.count(":") >= 2]
+    lines = [line for line in file_text(root / "proc/self/cgroup").split("\n") if line.count(":") >= 2]
     for line in lines or ["0::/"]:
         _, controllers, inner = line.split(":", 2)
         if not controllers:
@@ -342,15 +342,19 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _gpu_bits(uuid: str) -> int | None:
-    """NVML's reasons for the clock of a GPU as it is now; None without NVML's Python package."""
+    """NVML's reasons for the clock of a GPU as it is now."""
+    return nvml_reading(uuid, "nvmlDeviceGetCurrentClocksEventReasons")
+
+
+def nvml_reading(uuid: str, function: str) -> int | None:
+    """What a function of NVML says of a GPU; None where it does not know, or without its Python package."""
     try:
         pynvml: Any = importlib.import_module("pynvml")
     except ImportError:
         return None
     with contextlib.suppress(pynvml.NVMLError, AttributeError):
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
-        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+        return int(getattr(pynvml, function)(pynvml.nvmlDeviceGetHandleByUUID(uuid)))
     return None
 
 
@@ -368,14 +372,16 @@ def _share(part: float | None, whole: float | None) -> float | None:
     return min(1.0, max(0.0, part / whole))  # the kernel rounds what it counts for a process
 
 
-def _number(text: str) -> float | None:
+def number_in(text: str) -> float | None:
+    """None where it is no number."""
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def _text(path: Path) -> str:
+def file_text(path: Path) -> str:
+    """Empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -431,14 +431,11 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
             "Limit: the time that the step's matrix products alone take at the peak measured beside it.",
         ),
     ]
-    captured = [
-        (quantity, baseline)
-        for quantity, baseline in dict.fromkeys(
-            (row.quantity, str(row.conditions.get("baseline", "")))
-            for row in record.rows
-            if row.phase == CAPTURED
-        )
-    ]
+    captured = dict.fromkeys(
+        (row.quantity, str(row.conditions.get("baseline", "")))
+        for row in record.rows
+        if row.phase == CAPTURED
+    )
     generation = [
         (phase, quantity, baseline)
         for phase, quantity, baseline in dict.fromkeys(
@@ -500,16 +497,19 @@ _CAPTURED_NOTE = (
 
 
 def _captured_title(quantity: str, baseline: str) -> tuple[str, ...]:
-    if quantity == "speed_ratio":
-        return ("against", baseline)
-    return ("share of limit",) if quantity == "share_of_matrix_product_limit" else ("target tokens/s",)
+    return _compared_with(quantity, baseline) or ("target tokens/s",)
 
 
 def _generation_title(phase: str, quantity: str, baseline: str) -> tuple[str, ...]:
     lines = [part.strip() for part in phase.removeprefix("generate ").split(",")]
+    return (*lines, *_compared_with(quantity, baseline))
+
+
+def _compared_with(quantity: str, baseline: str) -> tuple[str, ...]:
+    """What a ratio is of; nothing for a rate."""
     if quantity == "speed_ratio":
-        return (*lines, "against", baseline)
-    return (*lines, "share of limit") if quantity == "share_of_matrix_product_limit" else tuple(lines)
+        return ("against", baseline)
+    return ("share of limit",) if quantity == "share_of_matrix_product_limit" else ()
 
 
 def _speed_heading(record: SpeedRecord, found: dict[tuple[str, str, str, str], SpeedRow]) -> list[str]:
