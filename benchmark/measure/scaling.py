@@ -42,7 +42,7 @@ def scaling_rows(settings: Mapping[str, Any], options: RunOptions) -> Iterator[R
         shuffle.shuffle(points)
         for model, devices, scaling in points:
             tokens = settings["batch_tokens"] * (devices if scaling == WEAK else 1)
-            speed = _run(model, settings, devices, tokens, options)
+            speed = training_speed(model, settings, devices, tokens, options)
             found[model, devices, scaling].append(speed)
     for (model, devices, scaling), samples in found.items():
         conditions = {
@@ -54,7 +54,14 @@ def scaling_rows(settings: Mapping[str, Any], options: RunOptions) -> Iterator[R
         yield summarised("target_tokens_per_second", samples, "tokens/s", conditions)
 
 
-def _run(model: str, settings: Mapping[str, Any], devices: int, tokens: int, options: RunOptions) -> float:
+def training_speed(
+    model: str, settings: Mapping[str, Any], devices: int, tokens: int, options: RunOptions
+) -> float:
+    """Target tokens per second of a run with global batches of `tokens`.
+
+    Raises:
+        UserError: it failed; why.
+    """
     with tempfile.TemporaryDirectory() as results:
         command = [
             *(sys.executable, "-P", "-m", "benchmark", "run", f"model={model}", f"task={settings['task']}"),
@@ -66,8 +73,10 @@ def _run(model: str, settings: Mapping[str, Any], devices: int, tokens: int, opt
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
         records = StudyFolder(Path(results), "scaling").contents().records
-    for record in records:
-        if isinstance(record, TrainRecord) and record.train_target_tokens_per_second is not None:
+    trained = [record for record in records if isinstance(record, TrainRecord)]
+    for record in trained:
+        if record.train_target_tokens_per_second is not None:
             return record.train_target_tokens_per_second
-    said = ended.stderr.strip().rpartition("\n")[2]
-    raise UserError(f"{model} on {devices} devices gave no speed: {one_line(said)}")
+    failures = [record.failure for record in trained if record.failure]
+    said = failures or ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+    raise UserError(f"{model} on {devices} devices gave no speed: {one_line(said[-1])}")

@@ -26,6 +26,9 @@ WARMUP_STEPS = 20
 """Steps at the start, and after a resumption, that no speed is taken from: allocation, choice of kernels."""
 WINDOW_STEPS = 20
 """A rate is the median over windows of this many steps: single batches differ in shape."""
+LEAST_WINDOWS = 2
+LEAST_STEPS = WARMUP_STEPS + LEAST_WINDOWS * WINDOW_STEPS
+"""Of a run that has a speed."""
 
 COUNTS = ("target_tokens", "source_tokens", "padded_tokens", "sentences")
 
@@ -147,10 +150,10 @@ class StepLog(Callback):
         return sums
 
     def throughput(self) -> Throughput | None:
-        """None with fewer than two windows of steps after the warm-up."""
+        """None with fewer than `LEAST_WINDOWS` after the warm-up."""
         steady = np.array(self.warm, bool)
         windows = int(steady.sum()) // WINDOW_STEPS
-        if windows < 2:
+        if windows < LEAST_WINDOWS:
             return None
         settled = None
         if windows >= LEAST_STEADY:

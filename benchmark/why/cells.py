@@ -246,7 +246,7 @@ def _parallelism(grid: Grid, device: str, chosen: Mapping[str, Any]) -> Iterator
             "models": ["transformer-small", "convs2s-small", "lstm-small"],
             "task": "reverse",
             "batch_tokens": 2048,
-            "steps": 40,
+            "steps": 60,  # which a run takes to have a speed
             "devices": [1, 2],
             "threads": 1,
             "rounds": grid.scaling_rounds,

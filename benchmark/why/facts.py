@@ -171,6 +171,8 @@ class Crossover:
 
 def series_of(record: LayerRecord) -> list[list[float]]:
     """A record's timed series that are long enough to tell whether they settled."""
+    if record.timing_method is None:
+        return []
     return [row.samples for row in record.rows if len(row.samples) >= LEAST_STEADY]
 
 

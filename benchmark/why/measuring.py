@@ -71,8 +71,8 @@ def measure(
 def train(
     name: str, folder: StudyFolder, options: RunOptions, say: Callable[[str], None]
 ) -> tuple[list[Path], int]:
-    """Do what is missing of a study of trained models, within the folder; the folders of the runs that are
-    done, and the exit code. Errors as of `StudyRun.run`.
+    """Do what is missing of a study of trained models, within the folder; the folders of the compared runs
+    that are done, and the exit code. Errors as of `StudyRun.run`.
 
     On a CPU each run has one thread, where the user has not said how many: models so small gain more from
     runs side by side.
@@ -83,6 +83,8 @@ def train(
     outcome = StudyRun(folder, options, say=say).run(request)
     done = []
     for cell in outcome.made.runs:
+        if cell.trial is not None:
+            continue
         record = folder.readable(cell.run_id)
         if isinstance(record, TrainRecord) and record.status == "done":
             done.append(folder.run(cell.run_id).path)

@@ -99,11 +99,17 @@ model:
 task: {name: recall, keys: 8, values: 4, maximum_pairs: 4, distances: [1, 4, 6], train_pairs: 300,
        validation_pairs: 20, test_pairs: 20}
 training: {steps: 6, validations: 1, precision: float32}
+search:
+  trials: 1
+  training: {steps: 3}
+  spaces: {transformer: {training.learning_rate: [1.0e-3]}, lstm: {training.learning_rate: [1.0e-3]}}
 """
 
 
 def test_what_it_trains_is_an_ordinary_study_whose_models_are_measured(tiny, monkeypatch):
-    """Trained in the same folder, looked into, and shown; started again, nothing is done twice."""
+    """Trained in the same folder, looked into, the trials of its search apart, and shown; started again,
+    nothing is done twice.
+    """
     file = tiny.parent / "trains.yaml"
     file.write_text(STUDY)
     grid = dataclasses.replace(TINY, study=str(file))
@@ -114,7 +120,7 @@ def test_what_it_trains_is_an_ordinary_study_whose_models_are_measured(tiny, mon
     claims = {one["claim"]: one for one in json.loads(out)["claims"]}
     assert "undecidable with 1 seed (needs 6)" in claims["S4.13"]["effect"]
     found = StudyFolder(tiny, "why").contents().records
-    assert sorted(record.kind for record in found) == ["attention"] * 2 + ["signal"] * 2 + ["train"] * 2
+    assert sorted(record.kind for record in found) == ["attention"] * 2 + ["signal"] * 2 + ["train"] * 4
     attention = next(one for one in found if one.kind == "attention" and "transformer" in one.subject)
     parts = {row.conditions["part"] for row in attention.rows if row.quantity == "attention"}
     assert parts == {"encoder", "decoder", "source"}
