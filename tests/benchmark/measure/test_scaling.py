@@ -22,5 +22,5 @@ def test_a_run_of_the_least_steps_has_a_speed_and_a_scale_asks_for_as_many(tmp_p
 
 
 def test_a_run_that_fails_is_said_with_its_reason(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="^lstm-small on 1 devices gave no speed: .*batch_tokens"):
+    with pytest.raises(UserError, match=r"^lstm-small on 1 devices gave no speed: .*batch_tokens"):
         training_speed("lstm-small", {**SETTINGS, "steps": 1}, 1, -1, options(tmp_path))
