@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from benchmark.config import RunOptions, UserError
@@ -31,6 +33,8 @@ def use_device(name: str, threads: int) -> torch.device:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cuda.enable_cudnn_sdp(False)
+    # PyTorch leaves bfloat16 out of `flatten_parameters`: nothing that a user could do about it.
+    warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
     return device
 
 

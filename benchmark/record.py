@@ -178,9 +178,9 @@ class TrainRecord(_Record):
     train_seconds: float | None = None
     """Sum over training steps; validation, checkpoints and start-up are outside."""
     energy_joules: float | None = None
-    """Of the same steps: drawn by the GPU, else by all packages of the processor, with what other programs
-    drew. None where the device does not count it, for runs on several devices, and for those that leave cores
-    to others.
+    """Of the same steps: drawn by the GPU, else by all packages of the processor. None where the device does
+    not count it, for runs on several devices, and for those that share theirs: another process computes on
+    the GPU, or cores are left to others.
     """
     wall_seconds_total: float | None = None
     """From start to end of the run, over all its resumptions."""

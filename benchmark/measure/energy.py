@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from benchmark.measure.machine import file_text, number_in, nvml_reading
+from benchmark.measure.machine import file_text, gpu_processes, number_in, nvml_reading
 
 _ROOT = Path("/")
 LOOK_SECONDS = 30.0
@@ -68,10 +68,13 @@ class EnergyMeter:
             self._joules += drawn
 
     def _counters(self) -> dict[str, float]:
-        """Joules since any moment, by counter; empty where there is none."""
+        """Joules since any moment, by counter; empty where there is none, and for a GPU that is shared: it does
+        not count for each program.
+        """
         if self._gpu is not None:
             millijoules = nvml_reading(self._gpu, "nvmlDeviceGetTotalEnergyConsumption")
-            return {} if millijoules is None else {self._gpu: millijoules / 1e3}
+            alone = (gpu_processes(self._gpu) or 0) <= 1
+            return {self._gpu: millijoules / 1e3} if alone and millijoules is not None else {}
         found = {}
         for folder in sorted((self._root / "sys/class/powercap").glob("intel-rapl:*")):
             # Packages alone: cores and memories lie within them, and `psys` is all of the machine.

@@ -64,6 +64,8 @@ class MachineState:
     processor_throttled: int | None
     """Events of the processor's thermal counters."""
     gpu_slowdowns: tuple[str, ...] | None
+    gpu_processes: int | None
+    """The most that computed on the GPU at a time, this one included."""
     governor: str | None
     """Of the cores' frequencies."""
     reasons: tuple[str, ...]
@@ -93,17 +95,23 @@ class MachineWatch:
     def start(self) -> None:
         self._runnable: list[int] = []
         self._gpu_bits: int | None = None
+        self._gpu_processes: int | None = None
         self.sample()
         self._begin = _counters(self._root)
 
     def sample(self) -> None:
-        """Look at what is only there for the moment: the run queue, and why a GPU's clock is as it is."""
+        """Look at what is only there for the moment: the run queue, why a GPU's clock is as it is, and who
+        computes on it.
+        """
         fields = file_text(self._root / "proc/loadavg").split()
         if len(fields) >= 4 and (running := fields[3].partition("/")[0]).isdecimal():
             self._runnable.append(int(running))
         bits = _gpu_bits(self._gpu) if self._gpu is not None else None
         if bits is not None:
             self._gpu_bits = (self._gpu_bits or 0) | bits
+        processes = gpu_processes(self._gpu) if self._gpu is not None else None
+        if processes is not None:
+            self._gpu_processes = max(self._gpu_processes or 0, processes)
 
     def stop(self) -> MachineState:
         """What was seen since `start`."""
@@ -129,6 +137,7 @@ class MachineWatch:
             container_throttled_seconds=throttled_seconds,
             processor_throttled=_between(begin.processor_throttled, end.processor_throttled),
             gpu_slowdowns=None if self._gpu_bits is None else _slowdowns(self._gpu_bits),
+            gpu_processes=self._gpu_processes,
             governor=governor(self._root),
             reasons=(),
         )
@@ -153,6 +162,8 @@ class MachineWatch:
             yield f"the processor slowed down for heat ({seen.processor_throttled} events)"
         if seen.gpu_slowdowns:
             yield f"the GPU slowed down: {', '.join(seen.gpu_slowdowns)}"
+        if seen.gpu_processes is not None and seen.gpu_processes > 1:
+            yield f"{seen.gpu_processes} processes computed on the GPU"
 
 
 def gpu_uuid(device: torch.device) -> str | None:
@@ -343,10 +354,17 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 def _gpu_bits(uuid: str) -> int | None:
     """NVML's reasons for the clock of a GPU as it is now."""
-    return nvml_reading(uuid, "nvmlDeviceGetCurrentClocksEventReasons")
+    bits = nvml_reading(uuid, "nvmlDeviceGetCurrentClocksEventReasons")
+    return None if bits is None else int(bits)
 
 
-def nvml_reading(uuid: str, function: str) -> int | None:
+def gpu_processes(uuid: str) -> int | None:
+    """How many processes compute on a GPU; None where NVML does not know."""
+    processes = nvml_reading(uuid, "nvmlDeviceGetComputeRunningProcesses")
+    return None if processes is None else len(processes)
+
+
+def nvml_reading(uuid: str, function: str) -> Any:
     """What a function of NVML says of a GPU; None where it does not know, or without its Python package."""
     try:
         pynvml: Any = importlib.import_module("pynvml")
@@ -354,7 +372,7 @@ def nvml_reading(uuid: str, function: str) -> int | None:
         return None
     with contextlib.suppress(pynvml.NVMLError, AttributeError):
         pynvml.nvmlInit()
-        return int(getattr(pynvml, function)(pynvml.nvmlDeviceGetHandleByUUID(uuid)))
+        return getattr(pynvml, function)(pynvml.nvmlDeviceGetHandleByUUID(uuid))
     return None
 
 

@@ -24,39 +24,30 @@ STRONG, WEAK = "strong", "weak"
 
 
 def scaling_rows(settings: Mapping[str, Any], options: RunOptions) -> Iterator[Row]:
-    """Target tokens per second of every one of `models` on `task`, on each number of `devices`, in `rounds`
-    whose order is drawn anew.
+    """Target tokens per second of `model` on `task`, on each number of `devices`, in `rounds` whose order is
+    drawn anew.
 
     Raises:
         UserError: a run failed; what it said last.
     """
     points = [
-        (model, devices, scaling)
-        for model in settings["models"]
+        (devices, scaling)
         for devices in settings["devices"]
         for scaling in ((STRONG, WEAK) if devices > 1 else (STRONG,))
     ]
-    found: dict[tuple[str, int, str], list[float]] = {point: [] for point in points}
+    found: dict[tuple[int, str], list[float]] = {point: [] for point in points}
     shuffle = random.Random(settings["seed"])
     for _ in range(settings["rounds"]):
         shuffle.shuffle(points)
-        for model, devices, scaling in points:
+        for devices, scaling in points:
             tokens = settings["batch_tokens"] * (devices if scaling == WEAK else 1)
-            speed = training_speed(model, settings, devices, tokens, options)
-            found[model, devices, scaling].append(speed)
-    for (model, devices, scaling), samples in found.items():
-        conditions = {
-            "model": model,
-            "devices": devices,
-            "scaling": scaling,
-            "threads_of_each": settings["threads"],
-        }
+            found[devices, scaling].append(training_speed(settings, devices, tokens, options))
+    for (devices, scaling), samples in found.items():
+        conditions = {"devices": devices, "scaling": scaling, "threads_of_each": settings["threads"]}
         yield summarised("target_tokens_per_second", samples, "tokens/s", conditions)
 
 
-def training_speed(
-    model: str, settings: Mapping[str, Any], devices: int, tokens: int, options: RunOptions
-) -> float:
+def training_speed(settings: Mapping[str, Any], devices: int, tokens: int, options: RunOptions) -> float:
     """Target tokens per second of a run with global batches of `tokens`.
 
     Raises:
@@ -64,7 +55,15 @@ def training_speed(
     """
     with tempfile.TemporaryDirectory() as results:
         command = [
-            *(sys.executable, "-P", "-m", "benchmark", "run", f"model={model}", f"task={settings['task']}"),
+            *(
+                sys.executable,
+                "-P",
+                "-m",
+                "benchmark",
+                "run",
+                f"model={settings['model']}",
+                f"task={settings['task']}",
+            ),
             *(f"training.steps={settings['steps']}", f"data.batch_tokens={tokens}"),
             *("training.precision=float32", "training.validations=1", "training.validation_sentences=0"),
             *("evaluation.test=false", "--study", "scaling", "--wandb", "disabled", "--results", results),
@@ -79,4 +78,4 @@ def training_speed(
             return record.train_target_tokens_per_second
     failures = [record.failure for record in trained if record.failure]
     said = failures or ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
-    raise UserError(f"{model} on {devices} devices gave no speed: {one_line(said[-1])}")
+    raise UserError(f"{settings['model']} on {devices} devices gave no speed: {one_line(said[-1])}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -175,8 +176,9 @@ class TimedBatches:
         """
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # what a first step allocates is not to be captured
-            loop.step(self.batches[0][0])
+        with torch.cuda.stream(aside), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+            loop.step(self.batches[0][0])  # what a first step allocates is not to be captured
             torch.cuda.set_sync_debug_mode("error")
             try:
                 loop.step(self.batches[0][0])

@@ -241,18 +241,19 @@ def _parallelism(grid: Grid, device: str, chosen: Mapping[str, Any]) -> Iterator
         **chosen,
     }
     yield LayerCell(kind="utilisation", subject=f"layers, d = {width}", settings=settings, device=device)
-    if grid.scaling_rounds:
+    for model in MODELS if grid.scaling_rounds else ():
         settings = {
-            "models": ["transformer-small", "convs2s-small", "lstm-small"],
+            "model": f"{model}-small",
             "task": "reverse",
-            "batch_tokens": 2048,
+            "batch_tokens": 1024,
             "steps": 60,  # which a run takes to have a speed
             "devices": [1, 2],
             "threads": 1,
             "rounds": grid.scaling_rounds,
             "seed": 0,
         }
-        yield LayerCell(kind="scaling", subject="training", settings=settings, device=device, devices=2)
+        subject = f"training, {settings['model']}"
+        yield LayerCell(kind="scaling", subject=subject, settings=settings, device=device, devices=2)
 
 
 def _timed_layers(width: int) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -233,38 +234,42 @@ def _utilisation(facts: Facts) -> Iterator[Table]:
 
 
 def _scaling(facts: Facts) -> Iterator[Table]:
-    for subject in facts.subjects("scaling"):
-        rows = facts.rows("scaling", subject, "target_tokens_per_second")
-        found = {
-            (row.conditions["model"], row.conditions["devices"], row.conditions["scaling"]): row
-            for row in rows
+    found = {
+        subject: {
+            (row.conditions["devices"], row.conditions["scaling"]): row
+            for row in facts.rows("scaling", subject, "target_tokens_per_second")
         }
-        points = [key for key in dict.fromkeys((d, s) for _, d, s in found) if key[0] != 1]
-        yield Table(
-            title="Training on more devices",
-            heading=[f"threads of each process: {rows[0].conditions['threads_of_each']}"],
-            columns=[
-                Column(title=("model",), is_text=True),
-                Column(title=("one device", "target", "tokens/s")),
-                *(
-                    Column(
-                        title=(f"{devices} devices", str(scaling), "times as fast"),
-                        note="Strong scaling shares one global batch, weak scaling gives each device a batch "
-                        "of its own; ratios of runs of the same round, 95 % interval.",
-                    )
-                    for devices, scaling in points
-                ),
-            ],
-            rows=[
-                [
-                    str(model),
-                    _ranged(found[model, 1, "strong"]),
-                    *(_ratio(found[model, d, s], found[model, 1, "strong"]) for d, s in points),
-                ]
-                for model in dict.fromkeys(model for model, _, _ in found)
-            ],
-            labels=1,
-        )
+        for subject in facts.subjects("scaling")
+    }
+    if not found:
+        return
+    threads = {str(row.conditions["threads_of_each"]) for rows in found.values() for row in rows.values()}
+    points = [key for key in dict.fromkeys(itertools.chain.from_iterable(found.values())) if key[0] != 1]
+    yield Table(
+        title="Training on more devices",
+        heading=[f"threads of each process: {', '.join(sorted(threads))}"],
+        columns=[
+            Column(title=("model",), is_text=True),
+            Column(title=("one device", "target", "tokens/s")),
+            *(
+                Column(
+                    title=(f"{devices} devices", str(scaling), "times as fast"),
+                    note="Strong scaling shares one global batch, weak scaling gives each device a batch "
+                    "of its own; ratios of runs of the same round, 95 % interval.",
+                )
+                for devices, scaling in points
+            ),
+        ],
+        rows=[
+            [
+                subject.removeprefix("training, "),
+                _ranged(rows[1, "strong"]),
+                *(_ratio(rows[point], rows[1, "strong"]) for point in points),
+            ]
+            for subject, rows in found.items()
+        ],
+        labels=1,
+    )
 
 
 def _ratio(first: Row, second: Row) -> str:

@@ -28,7 +28,7 @@ from benchmark.measure.timing import Interval
 QUIET = MachineState(
     seconds=9.0, cores=2, others_share=0.01, steal_share=0.0, runnable=1.5, pressure_share=0.0,
     container_throttled=0, container_throttled_seconds=0.0, processor_throttled=None, gpu_slowdowns=None,
-    governor=None, reasons=(),
+    gpu_processes=None, governor=None, reasons=(),
 )  # fmt: skip
 SOUND = Capacity(
     device="cpu",

@@ -95,13 +95,15 @@ def test_what_was_not_counted_in_part_is_unknown_as_a_whole(tmp_path: Path) -> N
 
 def test_a_gpu_counts_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     counter(tmp_path, "intel-rapl:0", 990)
-    left = [5_000, 12_500]
+    left = [5_000, 12_500, 20_000, 30_000]
+    processes = ["own"]
     module = types.ModuleType("pynvml")
     fields = {
         "nvmlInit": lambda: None,
         "NVMLError": RuntimeError,
         "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
         "nvmlDeviceGetTotalEnergyConsumption": lambda _: left.pop(0),
+        "nvmlDeviceGetComputeRunningProcesses": lambda _: processes,
     }
     for name, value in fields.items():
         setattr(module, name, value)
@@ -110,6 +112,11 @@ def test_a_gpu_counts_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     meter.resume()
     meter.pause()
     assert meter.joules == 7.5
+    shared = EnergyMeter("GPU-1", tmp_path)
+    shared.resume()
+    processes.append("another")
+    shared.pause()
+    assert shared.joules is None, "the GPU counts what both draw"
     monkeypatch.setitem(sys.modules, "pynvml", None)
     meter.resume()
     meter.pause()

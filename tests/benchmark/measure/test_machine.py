@@ -88,7 +88,7 @@ def test_a_quiet_machine_gives_no_reason(tmp_path: Path) -> None:
     assert seen == MachineState(
         seconds=10.0, cores=2, others_share=0.0, steal_share=0.0, runnable=1.0, pressure_share=0.0,
         container_throttled=0, container_throttled_seconds=0.0, processor_throttled=0, gpu_slowdowns=None,
-        governor="performance", reasons=(),
+        gpu_processes=None, governor="performance", reasons=(),
     )  # fmt: skip
     assert seen.noisy is False
 
@@ -286,6 +286,18 @@ def test_a_gpu_at_its_power_cap_or_one_that_nvml_does_not_know_is_not_marked(
     watch.start()
     seen = watch.stop()
     assert (seen.gpu_slowdowns, seen.reasons) == (slowdowns, ())
+
+
+def test_a_gpu_that_others_compute_on_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_nvml(monkeypatch, 0x1, 0x1, 0x1)
+    numbers = [1, 3, 1]
+    processes = {"nvmlDeviceGetComputeRunningProcesses": lambda _: [object()] * numbers.pop(0)}
+    vars(sys.modules["pynvml"]).update(processes)
+    watch = MachineWatch(gpu="GPU-1", root=tmp_path)
+    watch.start()
+    watch.sample()
+    seen = watch.stop()
+    assert (seen.gpu_processes, seen.reasons) == (3, ("3 processes computed on the GPU",))
 
 
 def test_without_nvml_a_gpu_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
