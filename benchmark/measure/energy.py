@@ -68,8 +68,8 @@ class EnergyMeter:
             self._joules += drawn
 
     def _counters(self) -> dict[str, float]:
-        """Joules since any moment, by counter; empty where there is none, and for a GPU that is shared: it does
-        not count for each program.
+        """Joules since any moment, by counter; empty where there is none, and for a GPU that is shared: it
+        does not count for each program.
         """
         if self._gpu is not None:
             millijoules = nvml_reading(self._gpu, "nvmlDeviceGetTotalEnergyConsumption")
