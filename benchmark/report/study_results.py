@@ -15,7 +15,7 @@ from benchmark.report.comparison import Group, Matches, groups
 from benchmark.request import stored_study
 from benchmark.store import StudyFolder
 
-BESIDE = ("multi30k-en-de", "grammar-translation", "speed", "ablations")
+BESIDE = ("multi30k-en-de", "multi30k-en-de-gpu", "grammar-translation", "speed", "speed-base", "ablations")
 """Studies whose quality, speed and cost the reproduction of section 4 reads where they lie beside."""
 
 

@@ -7,28 +7,12 @@ mask.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LEVELS = 1 << 16
-
-
-class _MaskedScale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(kept)
-        ctx.scale = scale
-        # One pass for mask and scale; as a formula this operator is its own gradient.
-        return torch.ops.aten.native_dropout_backward(x, kept, scale)
-
-    @staticmethod
-    def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None, None]:
-        (kept,) = ctx.saved_tensors
-        return torch.ops.aten.native_dropout_backward(gradient[0], kept, ctx.scale), None, None
 
 
 def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
@@ -47,7 +31,8 @@ def dropout(x: Tensor, probability: float, training: bool) -> Tensor:
     bits = np.random.Generator(np.random.SFC64(seed)).integers(0, 1 << 64, words, dtype=np.uint64)
     uniform = torch.from_numpy(bits.view(np.int16)[: x.numel()]).view(x.shape)
     kept = uniform >= dropped - _LEVELS // 2
-    return _MaskedScale.apply(x, kept, _LEVELS / (_LEVELS - dropped))
+    # Scaled once, in the type of x: the backward pass then is one product.
+    return x * kept.to(x.dtype).mul_(_LEVELS / (_LEVELS - dropped))
 
 
 class Dropout(nn.Module):
