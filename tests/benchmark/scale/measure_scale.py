@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -238,41 +239,45 @@ def _scores(seed: int) -> list[Score]:
 
 
 def _measured(arguments: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory of a command."""
-    begin = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(
-        [sys.executable, "-P", "-m", "benchmark", *arguments], env=environment, stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(child.pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0, arguments
-    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+    """Seconds of a command, and the most memory that it held, in MiB."""
+    seconds, peak, _ = _watched(arguments, os.environ)
+    return seconds, peak / 2**20
 
 
 def _with_private_memory(arguments: list[str], cache: Path) -> tuple[float, float]:
     """Seconds of a command, and the most anonymous memory that one of its processes was seen with, in MiB."""
+    seconds, _, peak = _watched(arguments, {**os.environ, "XDG_CACHE_HOME": str(cache)})
+    return seconds, peak / 2**20
+
+
+def _watched(arguments: list[str], environment: Mapping[str, str]) -> tuple[float, int, int]:
+    """Seconds of a command; the most resident and the most anonymous bytes of one of its processes.
+
+    The kernel's own account of a child's peak begins at what the parent had when it started it.
+    """
     begin = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
     child = psutil.Popen(
-        [sys.executable, "-P", "-m", "benchmark", *arguments], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-P", "-m", "benchmark", *arguments],
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
     )
-    peak = 0
+    resident, anonymous = 0, 0
     while child.poll() is None:
         with contextlib.suppress(psutil.NoSuchProcess):
-            peak = max(peak, *(_anonymous_bytes(one.pid) for one in (child, *child.children(recursive=True))))
+            for one in (child, *child.children(recursive=True)):
+                resident = max(resident, _status_bytes(one.pid, "VmHWM:"))
+                anonymous = max(anonymous, _status_bytes(one.pid, "RssAnon:"))
         time.sleep(0.05)
     assert child.returncode == 0, arguments
-    return time.perf_counter() - begin, peak / 2**20
+    return time.perf_counter() - begin, resident, anonymous
 
 
-def _anonymous_bytes(pid: int) -> int:
+def _status_bytes(pid: int, field: str) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return next(
-        (int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon:")), 0
-    )
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith(field)), 0)
 
 
 if __name__ == "__main__":
