@@ -54,19 +54,22 @@ def training_speed(settings: Mapping[str, Any], devices: int, tokens: int, optio
         UserError: it failed; why.
     """
     with tempfile.TemporaryDirectory() as results:
+        asked = {
+            "model": settings["model"],
+            "task": settings["task"],
+            "data.batch_tokens": tokens,
+            "training.steps": settings["steps"],
+            "training.precision": "float32",
+            # What is not timed is kept short.
+            "training.validations": 1,
+            "training.validation_sentences": 0,
+            "task.validation_pairs": 32,
+            "evaluation.test": "false",
+        }
         command = [
-            *(
-                sys.executable,
-                "-P",
-                "-m",
-                "benchmark",
-                "run",
-                f"model={settings['model']}",
-                f"task={settings['task']}",
-            ),
-            *(f"training.steps={settings['steps']}", f"data.batch_tokens={tokens}"),
-            *("training.precision=float32", "training.validations=1", "training.validation_sentences=0"),
-            *("evaluation.test=false", "--study", "scaling", "--wandb", "disabled", "--results", results),
+            *(sys.executable, "-P", "-m", "benchmark", "run"),
+            *(f"{name}={value}" for name, value in asked.items()),
+            *("--study", "scaling", "--wandb", "disabled", "--results", results),
             *("--devices", str(devices), "--threads", str(settings["threads"]), "--device", options.device),
         ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
