@@ -90,6 +90,8 @@ def load_study(
     for cell in cells:
         if cell.match is not None:
             matches.setdefault(cell.run_id, {})[cell.match] = cell.held
+    # A study of speeds alone has cells that nobody is to train.
+    asked = cells if "train" in (document.get("measure") or ["train"]) else []
     chosen = document.get("chosen")
     layer_records = tuple(r for r in contents.records if isinstance(r, LayerRecord))
     beside = _beside(study, unreadable) if layer_records else ()
@@ -99,7 +101,7 @@ def load_study(
         speed_records=tuple(r for r in contents.records if isinstance(r, SpeedRecord)),
         layer_records=layer_records,
         unreadable=tuple(unreadable),
-        missing=tuple({cell.run_id: cell.label for cell in cells if cell.run_id not in there}.values()),
+        missing=tuple({cell.run_id: cell.label for cell in asked if cell.run_id not in there}.values()),
         model_order=tuple(dict.fromkeys(cell.model for cell in cells)),
         trials=tuple(trained[run_id] for run_id in trials if run_id in trained),
         trial_numbers={cell.run_id: cell.trial for cell in cells if cell.trial is not None},

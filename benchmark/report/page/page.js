@@ -144,7 +144,7 @@
   }
 
   const plainTicks = (axis) => ({ label: null, labelOffset: 42, grid: true, type: axis.log ? "log" : "linear",
-    tickFormat: axis.log ? (d) => d3.format(d >= 0.01 && d < 1e5 ? ",~r" : ".0e")(d) : undefined });
+    tickFormat: axis.log ? (d) => d3.format(d >= 1e6 ? "~s" : d >= 0.001 ? ",~r" : ".0e")(d) : undefined });
 
   function draw(chart, x, y, hidden, width) {
     const drawable = (p) => [[x, p], ...(y ? [[y, p]] : [])]

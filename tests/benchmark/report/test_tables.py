@@ -273,6 +273,11 @@ def test_a_studys_folder_gives_records_unreadable_ones_and_missing_cells(study_f
     assert str(folder) not in line
 
 
+def test_in_a_study_of_speeds_alone_no_run_is_missing(study_folder):
+    cells = [cell("d" * 16, "lstm-small", 0)]
+    assert load_study(study_folder(speed_record("c" * 16), cells=cells, measure=["speed"])).missing == ()
+
+
 def test_no_such_study_is_one_line(tmp_path):
     with pytest.raises(UserError, match="nothing: no such study"):
         load_study(tmp_path / "nothing")
