@@ -22,7 +22,7 @@ why: setup
 test: setup
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
-# Kills a study of twelve cells fifty times and checks that nothing is lost: a quarter of an hour.
+# Kills a study of twelve cells fifty times and checks that nothing is lost: some ten minutes.
 faults: setup
 	$(BIN)/python -m tests.benchmark.faults.kill_study
 

@@ -20,6 +20,7 @@ from benchmark.record import available_cores, read_record
 from benchmark.request import request_from
 from benchmark.store import StudyFolder
 from benchmark.study import Resolved, make, remaining
+from tests.benchmark.training_run import HANGS
 
 STUB = Path(__file__).parent / "stub_trainer"
 REQUEST = [
@@ -70,7 +71,7 @@ def test_one_run_s_end_is_its_own(tmp_path):
     # A budget in seconds, so that the cells are resolved in a process of their own.
     seeds, budget = "seed=0,1,2,3,4,5,6,7,8", ["training.seconds=1"]
     process = command(tmp_path, behaviour, seeds, "--json", budget=budget)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 3, errors
     found = records(tmp_path)
     assert {seed: record.status for seed, record in found.items()} == {
@@ -95,7 +96,7 @@ def test_one_run_s_end_is_its_own(tmp_path):
     )
 
     again = command(tmp_path, {}, seeds, budget=budget)
-    output, errors = again.communicate(timeout=240)
+    output, errors = again.communicate(timeout=HANGS)
     assert again.returncode == 3, errors  # one diverged, and would again
     assert sorted(starts(tmp_path).values()) == [1, 1, 1, 2, 2, 2, 2, 2, 2]
     assert {record.status for record in records(tmp_path).values()} == {"done", "diverged"}
@@ -126,7 +127,7 @@ def memory_group():
 
 def test_a_run_that_the_kernel_kills_for_its_memory_is_told_apart(memory_group, tmp_path):
     process = command(tmp_path, {0: "oom_kernel", 1: "kill"}, "seed=0,1", group=memory_group)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 3, errors
     failures = {seed: record.failure for seed, record in records(tmp_path).items()}
     assert failures == {0: "oom_host: killed (9) by the kernel", 1: "killed (9)"}
@@ -134,7 +135,7 @@ def test_a_run_that_the_kernel_kills_for_its_memory_is_told_apart(memory_group, 
 
 def test_a_folder_that_vanishes_while_a_run_works_is_named(tmp_path):
     process = command(tmp_path, {0: "vanish"}, "seed=0")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert errors.rstrip().split("\n")[-1].startswith(f"seqbench: {tmp_path}/s/runs/"), errors
@@ -143,7 +144,7 @@ def test_a_folder_that_vanishes_while_a_run_works_is_named(tmp_path):
 
 def test_a_mistake_of_the_user_in_a_run_leaves_no_record_and_the_others_run(tmp_path):
     process = command(tmp_path, {0: "user"}, "seed=0,1")
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 3
     assert "seqbench: task.train: no such file\n" in errors
     assert "Traceback" not in errors
@@ -197,7 +198,7 @@ def test_a_signal_ends_the_children_and_leaves_the_run_to_go_on(tmp_path, signal
     for number in signals:
         (os.killpg if to_group else os.kill)(process.pid, number)
         time.sleep(0.3)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == code
     assert "Traceback" not in errors
     trained = int(next(tmp_path.glob("s/runs/*/sleeping")).read_text())
@@ -211,14 +212,14 @@ def test_a_signal_ends_the_children_and_leaves_the_run_to_go_on(tmp_path, signal
     assert records(tmp_path) == {}
     if not to_group and code == 143:
         again = command(tmp_path, {}, "seed=0")
-        again.communicate(timeout=60)
+        again.communicate(timeout=HANGS)
         assert again.returncode == 0
         assert records(tmp_path)[0].status == "done"
 
 
 def test_workers_on_one_folder_run_each_cell_once(tmp_path):
     workers = [command(tmp_path, {}, "seed=0,1,2,3,4,5", "measure=train,speed") for _ in range(4)]
-    ends = [worker.communicate(timeout=300)[1] for worker in workers]
+    ends = [worker.communicate(timeout=HANGS)[1] for worker in workers]
     codes = [worker.returncode for worker in workers]
     assert set(codes) <= {0, 75}, ends
     assert 0 in codes
@@ -238,14 +239,14 @@ def test_the_cell_of_a_worker_that_was_killed_is_taken_by_another(tmp_path):
     first = command(tmp_path, {0: "sleep"}, "seed=0,1")
     _wait(lambda: list(tmp_path.glob("s/runs/*/sleeping")))
     second = command(tmp_path, {}, "seed=0,1")
-    _, said = second.communicate(timeout=120)
+    _, said = second.communicate(timeout=HANGS)
     assert second.returncode == 75, said
     assert f"is run by process {first.pid} on " in said
     assert list(records(tmp_path)) == [1]
     first.kill()
-    first.communicate(timeout=60)
+    first.communicate(timeout=HANGS)
     third = command(tmp_path, {}, "seed=0,1")
-    _, said = third.communicate(timeout=120)
+    _, said = third.communicate(timeout=HANGS)
     assert third.returncode == 0, said
     assert {seed: record.status for seed, record in records(tmp_path).items()} == {0: "done", 1: "done"}
     assert sorted(starts(tmp_path).values()) == [1, 2]
@@ -291,7 +292,7 @@ def test_a_run_whose_lease_was_taken_ends_without_a_record(tmp_path):
     forged = json.loads(lease.read_text())
     forged["holder"]["token"] = "of a worker that took this one for dead"
     lease.write_text(json.dumps(forged))
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 75, said
     assert "is run by process" in said
     assert records(tmp_path) == {}
@@ -305,7 +306,7 @@ def test_a_signal_is_heard_while_another_worker_makes_the_study(tmp_path):
         line = "seqbench: waits for another worker, which is making the study\n"
         assert process.stderr.readline() == line
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 130
     assert "goes on where it stopped" in said and "Traceback" not in said
 
@@ -313,7 +314,7 @@ def test_a_signal_is_heard_while_another_worker_makes_the_study(tmp_path):
 @pytest.mark.skipif(available_cores() < 2, reason="needs two cores for two cells at once")
 def test_the_first_failure_ends_the_runs_beside_it(tmp_path):
     process = command(tmp_path, {0: "sleep", 1: "raise"}, "seed=0,1,2", "--threads", "1", "--fail-fast")
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 3, said
     assert list(records(tmp_path)) == [1], "what was cut off can go on, and is no failure"
     sleeping = int(next(tmp_path.glob("s/runs/*/sleeping")).read_text())
@@ -344,7 +345,7 @@ def test_a_child_whose_parent_died_before_it_could_watch_ends(tmp_path):
     for parent, ended, output in ((dead.pid, -signal.SIGTERM, ""), (os.getpid(), 0, "lives\n")):
         environment = {**os.environ, "SEQBENCH_PARENT": str(parent), "PYTHONPATH": str(ROOT)}
         child = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANGS
         )
         assert (child.returncode, child.stdout) == (ended, output)
 
@@ -352,7 +353,7 @@ def test_a_child_whose_parent_died_before_it_could_watch_ends(tmp_path):
 @pytest.mark.parametrize(("option", "made"), [("--fail-fast", [0, 1]), ("--keep-going", [0, 1, 2])])
 def test_the_first_failure_ends_the_study_where_that_is_asked(tmp_path, option, made):
     process = command(tmp_path, {1: "raise"}, "seed=0,1,2", option)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 3
     assert sorted(records(tmp_path)) == made
     assert ("stopped at the first failure" in said) == (option == "--fail-fast")
@@ -387,7 +388,7 @@ def test_cells_run_side_by_side_where_threads_leave_room(tmp_path, monkeypatch):
 
 def test_a_line_for_each_run_and_what_is_left(tmp_path):
     process = command(tmp_path, {1: "raise"}, "model=transformer-small,lstm-small", "seed=0,1")
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=HANGS)
     lines = [line for line in said.splitlines() if line.startswith("seqbench: [")]
     assert len(lines) == 8
     assert lines[0].startswith("seqbench: [1/4] transformer-small, reverse, seed 0 (run ")
@@ -399,7 +400,7 @@ def test_speed_is_compared_once_after_the_runs_and_belongs_to_its_threads(tmp_pa
         process = command(
             tmp_path, {}, "model=transformer-small,lstm-small", "measure=train,speed", *arguments
         )
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=HANGS)
         assert process.returncode == 0, errors
         found = [read_record(path) for path in tmp_path.glob("s/runs/*/record.json")]
         return [list(record.experiments) for record in found if record.kind == "speed"]
@@ -412,11 +413,11 @@ def test_speed_is_compared_once_after_the_runs_and_belongs_to_its_threads(tmp_pa
 
 
 def test_a_changed_config_of_a_finished_run_is_refused(tmp_path):
-    command(tmp_path, {}).communicate(timeout=60)
+    command(tmp_path, {}).communicate(timeout=HANGS)
     config = next(tmp_path.glob("s/runs/*/config.yaml"))
     config.write_text(config.read_text().replace("learning_rate: 0.002", "learning_rate: 0.003"))
     process = command(tmp_path, {})
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == 2
     assert "training.learning_rate is 0.003, was 0.002" in errors
     assert "Traceback" not in errors

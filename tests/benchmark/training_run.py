@@ -16,6 +16,8 @@ from benchmark.config import Experiment, RunOptions, experiment_from
 from benchmark.measure.steps import StepLog
 from benchmark.record import TrainRecord
 
+HANGS = 600
+"""Seconds after which a process that a test waits for is taken to hang: no measure of its speed."""
 STEPS = 12
 _FEW = {"validation_pairs": 20, "test_pairs": 20}
 

@@ -4,7 +4,7 @@
 
 The study runs once undisturbed. Then it is started again and again, and killed outright each time: the worker
 alone, whose run has to notice, or the worker with all that it has started. In the end its records must be
-those of the undisturbed one in every field that does not depend on time. Takes some fifteen minutes on two
+those of the undisturbed one in every field that does not depend on time. Takes some ten minutes on two
 cores.
 """
 

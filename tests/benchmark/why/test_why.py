@@ -30,7 +30,7 @@ from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
 from benchmark.why.page import findings, terminal_page, write_page
 from models import lstm
-from tests.benchmark.training_run import experiment, options, run
+from tests.benchmark.training_run import HANGS, experiment, options, run
 from tests.benchmark.why.synthetic import records
 
 TINY = Grid(
@@ -152,7 +152,7 @@ def test_interrupted_it_loses_nothing(tiny):
     while records_there() < 3 and child.poll() is None:
         time.sleep(0.02)
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=HANGS)
     assert child.returncode == 130, said
     assert "started again, it goes on where it stopped" in said
     kept = records_there()

@@ -128,9 +128,7 @@ def test_a_gzip_bomb_is_refused_in_bounded_memory(tmp_path: Path, line: bytes, t
         for _ in range(300):
             file.write(b"a" * (1 << 20) + line)
     assert path.stat().st_size < 400_000
-    done = subprocess.run(
-        [sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True)
     message, memory = done.stdout.strip().split("\n")
     assert text in message
     assert int(memory) < 250, f"{memory} MiB"
