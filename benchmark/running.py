@@ -100,7 +100,7 @@ class StudyRun:
                     return outcome
                 outcome.made = self._make(request.after_search(chosen))
             if "train" in outcome.made.measure:
-                self._run_missing(outcome, [cell for cell in outcome.made.runs if cell.trial is None])
+                self._run_missing(outcome, outcome.made.compared)
             if not (self._fail_fast and outcome.is_unhappy):
                 self._run_speed(outcome)
         return outcome

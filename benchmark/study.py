@@ -121,6 +121,11 @@ class Made:
             first.setdefault(cell.run_id, cell)
         return list(first.values())
 
+    @property
+    def compared(self) -> list[FrozenCell]:
+        """The runs without the trials of a search."""
+        return [cell for cell in self.runs if cell.trial is None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:

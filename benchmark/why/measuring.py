@@ -82,9 +82,7 @@ def train(
     request = request_from([name], study=folder.name)
     outcome = StudyRun(folder, options, say=say).run(request)
     done = []
-    for cell in outcome.made.runs:
-        if cell.trial is not None:
-            continue
+    for cell in outcome.made.compared:
         record = folder.readable(cell.run_id)
         if isinstance(record, TrainRecord) and record.status == "done":
             done.append(folder.run(cell.run_id).path)

@@ -16,8 +16,10 @@ from benchmark.config import Experiment, RunOptions, experiment_from
 from benchmark.measure.steps import StepLog
 from benchmark.record import TrainRecord
 
-HANGS = 600
-"""Seconds after which a process that a test waits for is taken to hang: no measure of its speed."""
+HANGS = 300
+"""Seconds after which a process that a test waits for is taken to hang: no measure of its speed, and fewer
+than a stubborn child sleeps.
+"""
 STEPS = 12
 _FEW = {"validation_pairs": 20, "test_pairs": 20}
 

@@ -16,7 +16,7 @@ from benchmark.why.cells import (
     TIMED_RESTRICTED,
 )
 from benchmark.why.claims import CLAIMS
-from benchmark.why.facts import Facts, Missing, crossover, exponent, time_exponent, two_terms
+from benchmark.why.facts import Facts, Missing, crossover, exponent, time_exponent, two_terms, unsettled
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED
 from tests.benchmark.why.synthetic import records, row
 
@@ -119,6 +119,16 @@ def test_noise_alone_decides_no_speed():
     for _ in range(3):
         found = finding("S4.6", records(seconds=EQUAL, noise=0.05))
         assert found.verdict == UNDECIDED, found.effect
+
+
+def test_only_what_was_timed_can_fail_to_settle():
+    """Weights of attention have samples too, with zeros among them."""
+    timed = records()[-1]
+    samples = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0]
+    weights = timed.model_copy(update={"kind": "attention", "rows": [row("attention", 1.0, samples=samples)]})
+    assert unsettled(weights) == 0
+    drifting = [row("seconds", 1.0, samples=[2.0**number for number in range(9)])]
+    assert unsettled(weights.model_copy(update={"timing_method": "a clock", "rows": drifting})) == 1
 
 
 def test_the_order_of_records_changes_no_verdict():
