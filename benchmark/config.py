@@ -218,44 +218,19 @@ class Experiment:
 
     def document(self) -> dict[str, Any]:
         """Nested plain values in the form of the YAML files; `experiment_from` reads them."""
-        document: dict[str, Any] = {
-            **{name: dict(form.document) for name, form in self._forms().items()},
+        return {
+            **{form.section: dict(form.document) for form in self._written.forms},
             "seed": self.seed,
+            **self._written.hashes,
         }
-        if self.model_file_sha256 is not None:
-            document["model_file_sha256"] = self.model_file_sha256
-        if self.task_file_sha256 is not None:
-            document["task_file_sha256"] = self.task_file_sha256
-        return document
 
     def yaml(self) -> str:
         """The document as YAML, under the name `experiment`."""
-        sections = "".join(form.yaml for form in self._forms().values())
-        hashes = {name: value for name, value in self.document().items() if name.endswith("_sha256")}
-        return f"experiment:\n{sections}  seed: {self.seed}\n{_indented_yaml(hashes) if hashes else ''}"
+        return self._written.yaml.of(self.seed)
 
     def canonical(self) -> str:
         """The document as canonical JSON."""
-        return _joined(self._canonical_fields())
-
-    def _canonical_fields(self) -> dict[str, str]:
-        fields = {name: form.canonical for name, form in self._forms().items()}
-        fields["seed"] = str(self.seed)
-        if self.model_file_sha256 is not None:
-            fields["model_file_sha256"] = canonical_json(self.model_file_sha256)
-        if self.task_file_sha256 is not None:
-            fields["task_file_sha256"] = canonical_json(self.task_file_sha256)
-        return fields
-
-    def _forms(self) -> dict[str, _Form]:
-        """By section, in the order of `SECTIONS`."""
-        return {
-            "model": _form("model", self.model, self.model_name),
-            "task": _form("task", self.task, self.task_name),
-            "data": _form("data", self.data),
-            "training": _form("training", self.training),
-            "evaluation": _form("evaluation", self.evaluation),
-        }
+        return self._written.canonical.of(self.seed)
 
     def run_id(self) -> str:
         """16 hexadecimal digits: SHA-256 of the document with the versions of model, task and harness.
@@ -263,28 +238,91 @@ class Experiment:
         A file outside the repository enters by its name and content, not by where it lies. Budgets and
         precision must be resolved, since "auto" and seconds mean other things on other devices.
         """
-        assert self.training.steps is not None, "resolve the budget first"
-        assert self.training.precision != "auto", "resolve the precision first"
         return self._run_id
 
     @cached_property
     def _run_id(self) -> str:
-        fields = self._canonical_fields()
-        for kind, name, sha256 in (
-            ("model", self.model_name, self.model_file_sha256),
-            ("task", self.task_name, self.task_file_sha256),
-        ):
-            if sha256 is not None:
-                fields[kind] = canonical_json({**self._forms()[kind].document, "name": Path(name).name})
-        fields["versions"] = canonical_json(
-            {"model": self.model.version, "task": self.task.version, "harness": HARNESS_VERSION}
+        assert self.training.steps is not None, "resolve the budget first"
+        assert self.training.precision != "auto", "resolve the precision first"
+        return hashlib.sha256(self._written.identity.of(self.seed).encode()).hexdigest()[:16]
+
+    @cached_property
+    def _written(self) -> _Written:
+        forms = (
+            _form("model", self.model, self.model_name),
+            _form("task", self.task, self.task_name),
+            _form("data", self.data),
+            _form("training", self.training),
+            _form("evaluation", self.evaluation),
         )
-        return hashlib.sha256(_joined(fields).encode()).hexdigest()[:16]
+        files = {"model_file_sha256": self.model_file_sha256, "task_file_sha256": self.task_file_sha256}
+        hashes = {name: sha256 for name, sha256 in files.items() if sha256 is not None}
+        versions = {"model": self.model.version, "task": self.task.version, "harness": HARNESS_VERSION}
+        key = (*map(id, forms), *files.values(), *versions.values())
+        known = _WRITTEN.get(key)
+        if known is None:
+            if len(_WRITTEN) >= _MAXIMUM_FORMS:
+                _WRITTEN.clear()
+            known = _WRITTEN[key] = _Written(forms, hashes, versions)
+        return known
 
 
-def _joined(fields: Mapping[str, str]) -> str:
-    """Canonical JSON of an object whose values are given as such."""
-    return "{" + ",".join(f'"{name}":{fields[name]}' for name in sorted(fields)) + "}"
+class _Seeded(NamedTuple):
+    """A text with a place for the seed."""
+
+    before: str
+    after: str
+
+    def of(self, seed: int) -> str:
+        return f"{self.before}{seed}{self.after}"
+
+
+class _Written:
+    """Experiments that differ in their seed alone, as they are written: a study may have thousands."""
+
+    def __init__(
+        self, forms: tuple[_Form, ...], hashes: Mapping[str, str], versions: Mapping[str, int]
+    ) -> None:
+        self.forms = forms
+        """In the order of `SECTIONS`."""
+        self.hashes = hashes
+        """Of the files outside the repository."""
+        self._versions = versions
+
+    @cached_property
+    def yaml(self) -> _Seeded:
+        sections = "".join(form.yaml for form in self.forms)
+        hashes = _indented_yaml(self.hashes) if self.hashes else ""
+        return _Seeded(f"experiment:\n{sections}  seed: ", f"\n{hashes}")
+
+    @cached_property
+    def canonical(self) -> _Seeded:
+        return _seeded(self._fields())
+
+    @cached_property
+    def identity(self) -> _Seeded:
+        """What a run's id is the hash of."""
+        fields = self._fields()
+        for form in self.forms:
+            if f"{form.section}_file_sha256" in self.hashes:
+                name = Path(form.document["name"]).name
+                fields[form.section] = canonical_json({**form.document, "name": name})
+        return _seeded({**fields, "versions": canonical_json(self._versions)})
+
+    def _fields(self) -> dict[str, str]:
+        fields = {form.section: form.canonical for form in self.forms}
+        return fields | {name: canonical_json(sha256) for name, sha256 in self.hashes.items()}
+
+
+_WRITTEN: dict[tuple[int | str | None, ...], _Written] = {}
+"""By the identities of the forms, which it holds, the hashes of files and the versions."""
+
+
+def _seeded(fields: Mapping[str, str]) -> _Seeded:
+    """Canonical JSON of an object whose values are given as such, and that has a seed."""
+    every = {**fields, "seed": "\0"}  # no text of JSON has this character
+    before, _, after = ",".join(f'"{name}":{every[name]}' for name in sorted(every)).partition("\0")
+    return _Seeded(f"{{{before}", f"{after}}}")
 
 
 def default_cache_directory() -> Path:

@@ -416,11 +416,13 @@ def _json(data: bytes, name: str) -> Any:
 def read_record(path: str | Path, shared: Shared | None = None) -> Record:
     """The record in a file; as `record_from_bytes`, with its errors, also where the file cannot be read."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(_MAXIMUM_RECORD_BYTES + 1)
+        # A buffer would take memory for the most that is read, however small the file.
+        with open(path, "rb", buffering=0) as file:
+            large = os.fstat(file.fileno()).st_size > _MAXIMUM_RECORD_BYTES
+            data = b"" if large else file.readall()
     except OSError as error:
         raise UntouchableRecord(f"{path}: cannot be read: {error.strerror}") from None
-    if len(data) > _MAXIMUM_RECORD_BYTES:
+    if large:
         raise UnreadableRecord(f"{path}: larger than {_MAXIMUM_RECORD_BYTES // 2**20} MiB; no record is")
     return record_from_bytes(data, str(path), shared)
 
@@ -440,7 +442,7 @@ class Shared:
 
     def record(self, kind: str, text: bytes, name: str) -> Record:
         """The record in a file's text; errors as `record_from_bytes`."""
-        text, _ = _cut_out(text, b'\n "curve": [\n', b"\n ],")
+        text, _ = _cut_out(text, b'\n "curve": [\n', b"\n ],", b'\n "curve": [],')
         text, experiment = _cut_out(text, b'\n "experiment": {\n', b"\n },", b'\n "experiment": {},')
         _, provenance = _cut_out(text, b'\n "provenance": {\n', b"\n },")
         record = _validated(kind, text, name)

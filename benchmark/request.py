@@ -42,7 +42,7 @@ from benchmark.config import (
 )
 from benchmark.record import read_record
 from benchmark.search import Search, Space, search_from, trial_values
-from benchmark.store import checked_name, differences, load_study_yaml
+from benchmark.store import checked_name, differences, load_study_yaml, uncollected
 
 SCHEMA_VERSION = 1
 MEASUREMENTS = ("train", "speed", "overhead")
@@ -139,6 +139,7 @@ def preset(kind: str, name: str) -> dict[str, Any]:
 # Asking
 
 
+@uncollected()
 def request_from(
     arguments: Sequence[str],
     *,

@@ -14,12 +14,13 @@ A process may be killed at any moment: a file under its final name is complete.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,11 +39,25 @@ from benchmark.record import (
 FREE_BYTES = 64 * 2**20
 """What must be free before a study starts; a run of a small model keeps about that much."""
 
-RECORD = "record.json"
-"""The file of a run's record, in its folder."""
+RECORD, CONFIG = "record.json", "config.yaml"
+"""The files of a run's record and of its experiment, in its folder."""
 
 _NAME = re.compile(r"(?!\.)[A-Za-z0-9._-]{1,64}")
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """While very many objects are made that all stay: Python's collector would go through them again and
+    again, which is a fourth of the time.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 class StorageError(Exception):
@@ -143,13 +158,12 @@ def load_study_yaml(path: Path) -> dict[str, Any]:
             else:
                 return load_yaml(path)
             # JSON is YAML, and is read a hundred times as fast.
-            decoder = json.JSONDecoder(object_pairs_hook=_Interned(), parse_constant=refused_constant)
-            cells: list[Any] = []
+            read, cells = _Cells(), list[Any]()
             for number, line in enumerate(file, start=len(head) + 2):
                 if not line.startswith("- {") and not cells:
                     return load_yaml(path)  # laid out by hand
                 if line.strip():
-                    cells.append(_cell(decoder, line, f"{path}:{number}"))
+                    cells.append(read.cell(line, f"{path}:{number}"))
     except (OSError, UnicodeDecodeError):
         return load_yaml(path)  # which says what is wrong
     fields = parse_yaml("".join(head), str(path))
@@ -177,14 +191,47 @@ class _Interned:
         return known
 
 
-def _cell(decoder: json.JSONDecoder, line: str, where: str) -> Any:
-    try:
-        if line.startswith("- "):
-            return decoder.decode(line[2:])
-        problem = "begins with no '- '"
-    except (ValueError, RecursionError) as error:
-        problem = str(error)
-    raise UserError(f"{where}: not a cell as seqbench writes it, one on a line: {problem}")
+class _Cells:
+    """Lines of cells; of those that differ in their ids and seeds alone, one is decoded."""
+
+    def __init__(self) -> None:
+        self._decoder = json.JSONDecoder(object_pairs_hook=_Interned(), parse_constant=refused_constant)
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def cell(self, line: str, where: str) -> Any:
+        """What a line holds.
+
+        Raises:
+            UserError: it is none that `dump_study` has written.
+        """
+        found = _CELL.fullmatch(line)
+        if found is None:
+            return self._decoded(line, where)
+        run_id, asked, common, seed = found.groups()
+        known = self._known.get(common)
+        if known is None:
+            known = self._decoded(line, where)
+            if list(known)[-1] != "experiment" or list(known["experiment"])[-1] != "seed":
+                return known  # the seed is that of something else
+            self._known[common] = known
+        experiment = {**known["experiment"], "seed": int(seed)}
+        return {**known, "run_id": run_id, "asked": asked, "experiment": experiment}
+
+    def _decoded(self, line: str, where: str) -> Any:
+        try:
+            if line.startswith("- "):
+                return self._decoder.decode(line[2:])
+            problem = "begins with no '- '"
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+        raise UserError(f"{where}: not a cell as seqbench writes it, one on a line: {problem}")
+
+
+_CELL = re.compile(
+    r'- \{"run_id": "([0-9a-f]{16})", "asked": "([0-9a-f]{16})", '
+    r'("model": .*"experiment": \{.*\}), "seed": (0|[1-9][0-9]{0,17})\}\}\n'
+)
+"""Its ids, what cells have in common, and the seed of its experiment, which comes after the sections."""
 
 
 class RunFolder:
@@ -203,7 +250,7 @@ class RunFolder:
 
     @property
     def config_path(self) -> Path:
-        return self.path / "config.yaml"
+        return self.path / CONFIG
 
     @property
     def log_path(self) -> Path:
@@ -333,6 +380,16 @@ class StudyFolder:
     def texts(self) -> Path:
         return self.path / "texts"
 
+    def holds(self, run_id: str, experiment: str) -> bool:
+        """Whether the run's `config.yaml` is there and ends with its experiment, given as YAML: a fast look
+        at very many, where `RunFolder.open` says what is wrong.
+        """
+        try:
+            with open(f"{self._runs}{os.sep}{run_id}{os.sep}{CONFIG}", "rb", buffering=0) as file:
+                return file.readall().endswith(f"\n{experiment}".encode())
+        except OSError:
+            return False
+
     def run(self, run_id: str) -> RunFolder:
         """The folder of a run; it need not exist.
 
@@ -379,6 +436,7 @@ class StudyFolder:
             with contextlib.suppress(OSError):
                 path.rmdir()
 
+    @uncollected()
     def contents(self) -> Contents:
         """The records of all runs, in the order of their ids, without their curves."""
         records: list[Record] = []

@@ -28,6 +28,7 @@ from benchmark.store import (
     StudyFolder,
     differences,
     dump_study,
+    uncollected,
     write_atomic,
 )
 
@@ -167,6 +168,7 @@ def asked_hash(cell: Cell, reference: Cell | None = None) -> str:
     return hashlib.sha256(f"{{{','.join(fields)}}}".encode()).hexdigest()[:16]
 
 
+@uncollected()
 def make(request: Request, folder: StudyFolder, resolve: Resolve) -> Made:
     """Resolve what is new, freeze it in `study.yaml`, and give the cells that were asked for.
 
@@ -572,6 +574,7 @@ def _edited(stored: Mapping[str, Any], path: Path, what: str) -> UserError:
     )
 
 
+@uncollected()
 def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCell]:
     """Those of the cells that have to run: without a complete record, or whose run failed.
 
@@ -582,15 +585,16 @@ def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCe
     """
     missing = []
     for cell in cells:
-        run = folder.run(cell.run_id)
-        if run.config_path.exists():
-            cell.open(run)
+        if not folder.holds(cell.run_id, cell.experiment.yaml()):
+            run = folder.run(cell.run_id)
+            if run.config_path.exists():
+                cell.open(run)
         record = folder.result(cell.run_id)
         if record is None:
             missing.append(cell)
         elif record.kind == "train":
             document = cell.experiment.document()
-            changed = [] if document == record.experiment else differences(document, record.experiment)
-            if changed:
-                raise UserError(f"{run.record_path}: is of another experiment: {'; '.join(changed)}")
+            if document != record.experiment and (changed := differences(document, record.experiment)):
+                path = folder.run(cell.run_id).record_path
+                raise UserError(f"{path}: is of another experiment: {'; '.join(changed)}")
     return missing

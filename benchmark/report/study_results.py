@@ -13,7 +13,7 @@ from benchmark.config import UserError
 from benchmark.record import LayerRecord, SpeedRecord, TrainRecord
 from benchmark.report.comparison import Group, Matches, groups
 from benchmark.request import stored_study
-from benchmark.store import StudyFolder
+from benchmark.store import StudyFolder, uncollected
 
 BESIDE = ("multi30k-en-de", "multi30k-en-de-gpu", "grammar-translation", "speed", "speed-base", "ablations")
 """Studies whose quality, speed and cost the reproduction of section 4 reads where they lie beside."""
@@ -63,6 +63,7 @@ class StudyResults:
         return groups(self.train_records, self.model_order, self.matches, across_devices=self.across_devices)
 
 
+@uncollected()
 def load_study(
     folder: Path, known: StudyFolder | None = None, *, across_devices: bool = False
 ) -> StudyResults:

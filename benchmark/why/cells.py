@@ -245,7 +245,7 @@ def _parallelism(grid: Grid, device: str, chosen: Mapping[str, Any]) -> Iterator
         settings = {
             "model": f"{model}-small",
             "task": "reverse",
-            "batch_tokens": 1024,
+            "batch_tokens": 512,
             "steps": 60,  # which a run takes to have a speed
             "devices": [1, 2],
             "threads": 1,
