@@ -82,7 +82,12 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
 
 
 def _timing_method(kind: str, rounds: int, device: torch.device) -> str:
-    by = "runs of their own" if kind == "scaling" else f"{Clock(device).name} after 2 warm-up rounds"
+    if kind == "scaling":
+        return (
+            f"{Clock(device).name}; {rounds} rounds, in which the devices and one alone take turns at every "
+            "step; medians with intervals of order statistics"
+        )
+    by = f"{Clock(device).name} after 2 warm-up rounds"
     return f"{by}; {rounds} interleaved, shuffled rounds; medians with intervals of order statistics"
 
 

@@ -1,13 +1,18 @@
 """Training on more devices: strong scaling shares one global batch, weak scaling grows it with the devices.
 
-Every timing is an ordinary run of its own through the trainer (Lightning's DDP), with the same number of
-threads for each process on a CPU, or a GPU for each.
+Each is timed beside the plain loop on one device, step by step in turn, with the same number of threads for
+each process on a CPU, or a GPU for each: what the machine does meanwhile slows both.
+
+    python -m benchmark.measure.scaling JSON
+
+is one such comparison in a process of its own, which Lightning starts again for each further device.
 """
 
 from __future__ import annotations
 
+import json
+import operator
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -17,68 +22,94 @@ from typing import Any
 
 from benchmark.config import ROOT, RunOptions, UserError, one_line
 from benchmark.measure.layers import summarised
-from benchmark.record import Row, TrainRecord
-from benchmark.store import StudyFolder
+from benchmark.measure.speed import Taken, side_by_side
+from benchmark.record import Row
+from benchmark.request import request_from
 
 STRONG, WEAK = "strong", "weak"
 
 
 def scaling_rows(settings: Mapping[str, Any], options: RunOptions) -> Iterator[Row]:
-    """Target tokens per second of `model` on `task`, on each number of `devices`, in `rounds` whose order is
-    drawn anew.
+    """Target tokens per second of `model` on `task` on each number of `devices`, through the trainer, and of
+    the plain loop on one device beside it, in `rounds` of `steps`.
 
     Raises:
-        UserError: a run failed; what it said last.
+        UserError: training failed; what it said last.
     """
-    points = [
-        (devices, scaling)
-        for devices in settings["devices"]
-        for scaling in ((STRONG, WEAK) if devices > 1 else (STRONG,))
-    ]
-    found: dict[tuple[int, str], list[float]] = {point: [] for point in points}
-    shuffle = random.Random(settings["seed"])
-    for _ in range(settings["rounds"]):
-        shuffle.shuffle(points)
-        for devices, scaling in points:
-            tokens = settings["batch_tokens"] * (devices if scaling == WEAK else 1)
-            found[devices, scaling].append(training_speed(settings, devices, tokens, options))
-    for (devices, scaling), samples in found.items():
-        conditions = {"devices": devices, "scaling": scaling, "threads_of_each": settings["threads"]}
-        yield summarised("target_tokens_per_second", samples, "tokens/s", conditions)
+    for devices in settings["devices"]:
+        for scaling in (STRONG, WEAK):
+            together, alone = _timed(settings, devices, scaling, options)
+            for used, taken in ((devices, together), (1, alone)):
+                rates = list(map(operator.truediv, taken.tokens, taken.seconds))
+                conditions = {
+                    "devices": used,
+                    "beside": 1 if used > 1 else devices,
+                    "scaling": scaling,
+                    "threads_of_each": settings["threads"],
+                }
+                yield summarised("target_tokens_per_second", rates, "tokens/s", conditions)
 
 
-def training_speed(settings: Mapping[str, Any], devices: int, tokens: int, options: RunOptions) -> float:
-    """Target tokens per second of a run with global batches of `tokens`.
-
-    Raises:
-        UserError: it failed; why.
-    """
-    with tempfile.TemporaryDirectory() as results:
+def _timed(
+    settings: Mapping[str, Any], devices: int, scaling: str, options: RunOptions
+) -> tuple[Taken, Taken]:
+    with tempfile.TemporaryDirectory() as folder:
         asked = {
-            "model": settings["model"],
-            "task": settings["task"],
-            "data.batch_tokens": tokens,
-            "training.steps": settings["steps"],
-            "training.precision": "float32",
-            # What is not timed is kept short.
-            "training.validations": 1,
-            "training.validation_sentences": 0,
-            "task.validation_pairs": 32,
-            "evaluation.test": "false",
+            "settings": dict(settings),
+            "devices": devices,
+            "scaling": scaling,
+            "device": options.device,
+            "folders": [folder, str(options.data_directory), str(options.cache_directory)],
         }
-        command = [
-            *(sys.executable, "-P", "-m", "benchmark", "run"),
-            *(f"{name}={value}" for name, value in asked.items()),
-            *("--study", "scaling", "--wandb", "disabled", "--results", results),
-            *("--devices", str(devices), "--threads", str(settings["threads"]), "--device", options.device),
-        ]
+        command = [sys.executable, "-P", "-m", "benchmark.measure.scaling", json.dumps(asked)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
-        records = StudyFolder(Path(results), "scaling").contents().records
-    trained = [record for record in records if isinstance(record, TrainRecord)]
-    for record in trained:
-        if record.train_target_tokens_per_second is not None:
-            return record.train_target_tokens_per_second
-    failures = [record.failure for record in trained if record.failure]
-    said = failures or ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
-    raise UserError(f"{settings['model']} on {devices} devices gave no speed: {one_line(said[-1])}")
+        result = _result(Path(folder))
+        if ended.returncode != 0 or not result.exists():
+            said = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+            raise UserError(f"{settings['model']} on {devices} devices gave no speed: {one_line(said[-1])}")
+        together, alone = json.loads(result.read_text(encoding="utf-8"))
+    return Taken(**together), Taken(**alone)
+
+
+def _result(folder: Path) -> Path:
+    return folder / "taken.json"
+
+
+def main() -> None:
+    """One comparison; its result lies in the first of the folders that are given."""
+    asked = json.loads(sys.argv[1])
+    settings, devices = asked["settings"], asked["devices"]
+    folder, data, cache = map(Path, asked["folders"])
+    cell = request_from(
+        [
+            f"model={settings['model']}",
+            f"task={settings['task']}",
+            f"data.batch_tokens={settings['batch_tokens']}",
+            f"seed={settings['seed']}",
+            "training.steps=1",
+            "training.precision=float32",
+        ]
+    ).cells[0]
+    options = RunOptions(
+        results=folder,
+        data_directory=data,
+        cache_directory=cache,
+        device=asked["device"],
+        devices=devices,
+        threads=settings["threads"],
+    )
+    together, alone = side_by_side(
+        cell.experiment,
+        options,
+        rounds=settings["rounds"],
+        steps=settings["steps"],
+        batch_tokens=settings["batch_tokens"] * (devices if asked["scaling"] == WEAK else 1),
+    )
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        text = json.dumps([together._asdict(), alone._asdict()])
+        _result(folder).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,24 +12,26 @@ import itertools
 import random
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from benchmark.config import Experiment, RunOptions, UserError, one_line
 from benchmark.decoding import beam_search
-from benchmark.device import use_device
+from benchmark.device import choose_device, use_device
 from benchmark.evaluation import Process
 from benchmark.measure.machine import MachineWatch, gpu_uuid
 from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
-from benchmark.measure.steps import StepLog
+from benchmark.measure.steps import FLUSH_STEPS, WARMUP_STEPS, StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
 from benchmark.module import Seq2SeqModule, step_seed
 from benchmark.outcome import resolved_precision
@@ -46,7 +48,8 @@ from tasks.data.module import DataModule
 ROUNDS, WARMUP_ROUNDS = 15, 2
 GENERATION_ROUNDS = 7
 OVERHEAD_STEP_SECONDS = (0.06, 0.02)
-OVERHEAD_ROUND_SECONDS = 2.0
+OVERHEAD_ROUNDS, OVERHEAD_STEPS = 40, FLUSH_STEPS
+"""Of the comparison with a plain loop; in each round the trainer looks at its losses once."""
 CUDA_DIFFERENCE = 0.01
 """Relative, of the losses of the first `ALIKE_STEPS` equal steps."""
 ALIKE_STEPS = 10
@@ -60,6 +63,9 @@ PEAK_SIZE, CUDA_PEAK_SIZE = 2048, 8192
 """Of square matrices whose products reach a device's peak."""
 AGAIN = "train again"
 """The second entry of the first model."""
+
+
+Number = TypeVar("Number", int, float)
 
 
 class CannotCapture(Exception):
@@ -560,12 +566,13 @@ def _rows(
 def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> list[SpeedRow]:
     """What the trainer costs at steps of two durations, reached by the size of the batch."""
     rows = []
-    known = trainer_overhead(experiment, options, rounds=6, steps=10).step.value
+    known = trainer_overhead(experiment, options, rounds=6, steps=OVERHEAD_STEPS).step.value
     for wanted in OVERHEAD_STEP_SECONDS:
         batch_tokens = max(16, round(experiment.data.batch_tokens * wanted / known))
         data = experiment.data.model_copy(update={"batch_tokens": batch_tokens})
-        steps = max(10, round(OVERHEAD_ROUND_SECONDS / wanted))
-        found = trainer_overhead(replace(experiment, data=data), options, rounds=ROUNDS, steps=steps)
+        found = trainer_overhead(
+            replace(experiment, data=data), options, rounds=OVERHEAD_ROUNDS, steps=OVERHEAD_STEPS
+        )
         if not found.agrees:
             raise RuntimeError(f"{name}: the trainer and a plain loop disagree on the losses of equal steps")
         rows.append(
@@ -577,9 +584,10 @@ def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> li
                 unit="ratio",
                 low=found.ratio.low,
                 high=found.ratio.high,
-                rounds=ROUNDS,
+                rounds=OVERHEAD_ROUNDS,
                 conditions={
                     "baseline": "plain loop",
+                    "steps_of_a_round": OVERHEAD_STEPS,
                     "step_milliseconds": round(found.step.value * 1000, 1),
                     "batch_tokens": batch_tokens,
                     "equal_losses": found.equal_losses,
@@ -608,49 +616,115 @@ class Overhead:
     """The same; on CUDA, whose kernels add in no fixed order, within `CUDA_DIFFERENCE`."""
 
 
-def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int, steps: int) -> Overhead:
-    """Time the trainer against the plain loop.
+class Taken(NamedTuple):
+    """What training took, in rounds of equally many steps."""
 
-    Both train the same model on the same batches from the same start, in turn; the trainer's start-up is left
-    out, as is the first step of each.
+    seconds: list[float]
+    tokens: list[int]
+    """Of the target, END included and padding not."""
+    losses: list[float]
+    """Of every step, those of the warm-up too."""
+
+
+class _Beside(Callback):
+    """After each step of the trainer one of the plain loop, while all of the trainer's processes wait."""
+
+    def __init__(self, loop: PlainLoop, batches: Iterable[Batch], clock: Clock) -> None:
+        self._loop, self._batches, self._clock = loop, iter(batches), clock
+        self._begin: Any = None
+        self._marks: list[tuple[Any, Any, Any]] = []
+        self._tokens: list[tuple[int, int]] = []
+        self._losses: list[Tensor] = []
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._begin = self._clock.mark()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        trainer.strategy.barrier()  # nothing where there is one process
+        if trainer.is_global_zero:
+            between = self._clock.mark()
+            own = next(self._batches)
+            self._losses.append(self._loop.step(_to(own, self._loop.device)))
+            self._marks.append((self._begin, between, self._clock.mark()))
+            self._tokens.append((batch.target_tokens, own.target_tokens))
+        trainer.strategy.barrier()
+        self._begin = self._clock.mark()
+
+    def taken(self, losses: list[float], steps: int) -> tuple[Taken, Taken]:
+        """By the trainer, whose `losses` are given, and by the loop, in rounds of so many steps."""
+        clock = self._clock
+        by_trainer = [clock.seconds(begin, between) for begin, between, _ in self._marks]
+        by_loop = [clock.seconds(between, end) for _, between, end in self._marks]
+        tokens, own_tokens = zip(*self._tokens, strict=True) if self._tokens else ((), ())
+        own_losses = [loss.item() for loss in self._losses]
+        return (
+            Taken(_by_round(by_trainer, steps), _by_round(tokens, steps), losses),
+            Taken(_by_round(by_loop, steps), _by_round(own_tokens, steps), own_losses),
+        )
+
+
+def _by_round(values: Sequence[Number], steps: int) -> list[Number]:
+    """Sums over rounds, without the warm-up."""
+    return [
+        sum(values[start + 1 : start + steps], start=values[start])
+        for start in range(WARMUP_STEPS, len(values), steps)
+    ]
+
+
+def side_by_side(
+    experiment: Experiment,
+    options: RunOptions,
+    *,
+    rounds: int,
+    steps: int,
+    batch_tokens: int | None = None,
+) -> tuple[Taken, Taken]:
+    """The trainer on `options.devices` beside the plain loop on one, in so many rounds of so many steps.
+
+    Both train the same model from the same start, on the same batches unless the trainer's are to hold other
+    `batch_tokens`. They take turns at every step, so that what the machine does meanwhile slows both;
+    start-up and the steps of the warm-up are left out. Of several processes the first has the result.
     """
     quiet()
     device = use_device(options.device, threads_of(options))
     _, corpus = corpus_of(experiment, options.data_directory, options.cache_directory)
-    training = experiment.training.model_copy(update={"steps": steps})
+    training = experiment.training.model_copy(update={"steps": WARMUP_STEPS + rounds * steps})
     experiment = replace(experiment, training=training)
-    data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
-    # One of its own for the loop: a data module that a trainer has used goes on where that one stopped.
-    loop_data = DataModule(corpus, batch_tokens=experiment.data.batch_tokens, seed=experiment.seed)
+
+    def data(batch_tokens: int) -> DataModule:
+        """One for each: a data module that a trainer uses goes on where that one is."""
+        return DataModule(corpus, batch_tokens=batch_tokens, seed=experiment.seed)
+
     clock = Clock(device)
-    losses: dict[str, list[float]] = {}
+    loop = PlainLoop(experiment, build_model(experiment, len(corpus.vocabulary)), device, fused=True)
+    own_tokens = experiment.data.batch_tokens
+    beside, log = _Beside(loop, data(own_tokens).train_dataloader(), clock), StepLog(clock)
+    module = Seq2SeqModule(build_model(experiment, len(corpus.vocabulary)), training, experiment.seed)
+    trainer = make_trainer(
+        experiment,
+        device,
+        devices=options.devices,
+        callbacks=[beside, log],  # in this order: what another callback does after a step is the trainer's
+        logger=None,
+        folder=options.results,
+    )
+    trainer.fit(module, datamodule=data(batch_tokens or own_tokens))
+    log.flush(trainer)
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        process.wait()  # whoever counts what this process used counts theirs
+    return beside.taken(log.losses, steps)
 
-    def through_trainer(_: int) -> float:
-        module = Seq2SeqModule(build_model(experiment, len(corpus.vocabulary)), training, experiment.seed)
-        log = StepLog(clock)
-        trainer = make_trainer(experiment, device, callbacks=[log], logger=None, folder=options.results)
-        trainer.fit(module, datamodule=data)
-        log.flush(trainer)
-        losses["trainer"] = log.losses
-        return sum(log.seconds[1:])
 
-    def plain(_: int) -> float:
-        loop = PlainLoop(experiment, build_model(experiment, len(corpus.vocabulary)), device, fused=True)
-        batches = iter(loop_data.train_dataloader())
-        taken = [loop.step(_to(next(batches), device))]
-        begin = clock.mark()
-        for _ in range(steps - 1):
-            taken.append(loop.step(_to(next(batches), device)))
-        total = clock.seconds(begin, clock.mark())
-        losses["plain"] = torch.stack(taken).tolist()
-        return total
-
-    seconds = interleaved({"trainer": through_trainer, "plain": plain}, rounds=rounds, warmup=1, seed=0)
-    step = median([taken / (steps - 1) for taken in seconds["plain"]])
-    equal = losses["trainer"] == losses["plain"]
+def trainer_overhead(experiment: Experiment, options: RunOptions, *, rounds: int, steps: int) -> Overhead:
+    """Time the trainer against the plain loop, as `side_by_side` does."""
+    trainer, loop = side_by_side(experiment, options, rounds=rounds, steps=steps)
+    equal = trainer.losses == loop.losses
+    on_cuda = choose_device(options.device).type == "cuda"
     return Overhead(
-        ratio=ratio(seconds["plain"], seconds["trainer"]),
-        step=step,
+        ratio=ratio(loop.seconds, trainer.seconds),
+        step=median([seconds / steps for seconds in loop.seconds]),
         equal_losses=equal,
-        agrees=equal or (clock.on_cuda and _alike(losses["trainer"], losses["plain"])),
+        agrees=equal or (on_cuda and _alike(trainer.losses, loop.losses)),
     )

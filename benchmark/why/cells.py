@@ -54,9 +54,9 @@ class Grid:
     """Positions of a full batch."""
     batches: tuple[int, ...]
     """Of utilisation."""
-    scaling_rounds: int
-    """0 where training on several devices is not timed."""
     rounds: int
+    scales: bool = True
+    """Whether training on several devices is timed."""
     study: str = ""
     """The study whose models are trained for the claims that need it; empty where none is."""
 
@@ -73,8 +73,8 @@ GRIDS: Mapping[Scale, Grid] = {
         timed_widths=(64, 256),
         tokens=1024,
         batches=(1, 8, 64),
-        scaling_rounds=0,
         rounds=7,
+        scales=False,
     ),
     "standard": Grid(
         spans=(16, 32, 64, 128, 256),
@@ -87,7 +87,6 @@ GRIDS: Mapping[Scale, Grid] = {
         timed_widths=(64, 128, 256, 512),
         tokens=4096,
         batches=(1, 4, 16, 64, 256),
-        scaling_rounds=6,
         rounds=9,
         study="why",
     ),
@@ -102,7 +101,6 @@ GRIDS: Mapping[Scale, Grid] = {
         timed_widths=(64, 128, 256, 512, 1024),
         tokens=16384,
         batches=(1, 4, 16, 64, 256, 1024),
-        scaling_rounds=6,
         rounds=15,
         study="why",
     ),
@@ -241,15 +239,15 @@ def _parallelism(grid: Grid, device: str, chosen: Mapping[str, Any]) -> Iterator
         **chosen,
     }
     yield LayerCell(kind="utilisation", subject=f"layers, d = {width}", settings=settings, device=device)
-    for model in MODELS if grid.scaling_rounds else ():
+    for model in MODELS if grid.scales else ():
         settings = {
             "model": f"{model}-small",
             "task": "reverse",
-            "batch_tokens": 512,
-            "steps": 60,  # which a run takes to have a speed
-            "devices": [1, 2],
+            "batch_tokens": 1024,
+            "steps": 10,
+            "devices": [2],
             "threads": 1,
-            "rounds": grid.scaling_rounds,
+            "rounds": grid.rounds,
             "seed": 0,
         }
         subject = f"training, {settings['model']}"

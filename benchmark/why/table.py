@@ -236,7 +236,7 @@ def _utilisation(facts: Facts) -> Iterator[Table]:
 def _scaling(facts: Facts) -> Iterator[Table]:
     found = {
         subject: {
-            (row.conditions["devices"], row.conditions["scaling"]): row
+            (row.conditions["devices"], row.conditions["beside"], row.conditions["scaling"]): row
             for row in facts.rows("scaling", subject, "target_tokens_per_second")
         }
         for subject in facts.subjects("scaling")
@@ -255,16 +255,17 @@ def _scaling(facts: Facts) -> Iterator[Table]:
                 Column(
                     title=(f"{devices} devices", str(scaling), "times as fast"),
                     note="Strong scaling shares one global batch, weak scaling gives each device a batch "
-                    "of its own; ratios of runs of the same round, 95 % interval.",
+                    "of its own; the trainer on all devices against a plain loop on one, which take turns at "
+                    "every step, 95 % interval.",
                 )
-                for devices, scaling in points
+                for devices, _, scaling in points
             ),
         ],
         rows=[
             [
                 subject.removeprefix("training, "),
-                _ranged(rows[1, "strong"]),
-                *(_ratio(rows[point], rows[1, "strong"]) for point in points),
+                _ranged(rows[1, points[0][0], "strong"]),
+                *(_ratio(rows[devices, 1, how], rows[1, devices, how]) for devices, _, how in points),
             ]
             for subject, rows in found.items()
         ],

@@ -88,7 +88,8 @@ def test_a_speed_record_names_every_model_and_its_baselines(
 ) -> None:
     for name, value in {"ROUNDS": 6, "GENERATION_ROUNDS": 6, "GENERATED_WORDS": 3, "PEAK_SIZE": 64}.items():
         monkeypatch.setattr(speed, name, value)
-    monkeypatch.setattr(speed, "OVERHEAD_ROUND_SECONDS", 0.05)
+    monkeypatch.setattr(speed, "OVERHEAD_ROUNDS", 6)
+    monkeypatch.setattr(speed, "OVERHEAD_STEPS", 2)
     monkeypatch.setattr(speed, "OVERHEAD_STEP_SECONDS", (0.005,))
     watch = FakeWatch()
     monkeypatch.setattr(speed, "MachineWatch", lambda **_: watch)

@@ -13,9 +13,10 @@ def scaling(model: str, strong: float, weak: float) -> LayerRecord:
             "target_tokens_per_second",
             [factor * one for one in ALONE],
             "tokens/s",
-            {"devices": devices, "scaling": name, "threads_of_each": 1},
+            {"devices": devices, "beside": beside, "scaling": name, "threads_of_each": 1},
         )
-        for devices, name, factor in ((1, "strong", 1.0), (2, "strong", strong), (2, "weak", weak))
+        for name, faster in (("strong", strong), ("weak", weak))
+        for devices, beside, factor in ((2, 1, faster), (1, 2, 1.0))
     ]
     return LayerRecord(
         kind="scaling", run_id=model * 16, study="why", subject=f"training, {model}", status="done",

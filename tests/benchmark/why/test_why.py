@@ -44,8 +44,8 @@ TINY = Grid(
     timed_widths=(64,),
     tokens=32,
     batches=(1, 2),
-    scaling_rounds=0,
     rounds=6,
+    scales=False,
 )
 
 
@@ -268,9 +268,7 @@ def test_a_run_that_is_missing_changed_or_of_another_version_is_refused(tmp_path
 @pytest.mark.parametrize("scale", cells.GRIDS)
 def test_every_scale_has_rounds_enough_for_an_interval(scale):
     """Of a median: with fewer, hours of measuring would end without one."""
-    grid = cells.GRIDS[scale]
-    for rounds in (grid.rounds, grid.scaling_rounds):
-        assert rounds == 0 or median([1.0] * rounds).value == 1.0
+    assert median([1.0] * cells.GRIDS[scale].rounds).value == 1.0
 
 
 def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_path):
