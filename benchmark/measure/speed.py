@@ -564,15 +564,21 @@ def _rows(
 
 
 def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> list[SpeedRow]:
-    """What the trainer costs at steps of two durations, reached by the size of the batch."""
-    rows = []
-    known = trainer_overhead(experiment, options, rounds=6, steps=OVERHEAD_STEPS).step.value
-    for wanted in OVERHEAD_STEP_SECONDS:
-        batch_tokens = max(16, round(experiment.data.batch_tokens * wanted / known))
+    """What the trainer costs at steps of two durations, as near as the size of the batch can bring them."""
+
+    def overhead(batch_tokens: int, rounds: int, steps: int) -> Overhead:
         data = experiment.data.model_copy(update={"batch_tokens": batch_tokens})
-        found = trainer_overhead(
-            replace(experiment, data=data), options, rounds=OVERHEAD_ROUNDS, steps=OVERHEAD_STEPS
-        )
+        return trainer_overhead(replace(experiment, data=data), options, rounds=rounds, steps=steps)
+
+    # A step's time is a line: what each word costs, and the optimiser, which costs the same for any batch.
+    large = experiment.data.batch_tokens
+    small = max(16, large // 4)
+    slow, fast = (overhead(tokens, 6, 5).step.value for tokens in (large, small))
+    each = max((slow - fast) / max(large - small, 1), sys.float_info.min)
+    rows = []
+    for wanted in OVERHEAD_STEP_SECONDS:
+        batch_tokens = min(max(16, round(small + (wanted - fast) / each)), large)
+        found = overhead(batch_tokens, OVERHEAD_ROUNDS, OVERHEAD_STEPS)
         if not found.agrees:
             raise RuntimeError(f"{name}: the trainer and a plain loop disagree on the losses of equal steps")
         rows.append(
