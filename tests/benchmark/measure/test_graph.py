@@ -378,6 +378,20 @@ def test_what_cannot_be_followed_says_so(leaves, text):
         recorded(leaves, 4)
 
 
+def _fused_attention(x):
+    heads = x.view(1, -1, 2, 8).transpose(1, 2)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(heads, heads, heads)
+
+
+@pytest.mark.parametrize("use", [lambda y, log: y + log.sum(), lambda y, log: log, lambda y, log: log[0, :1]])
+def test_an_output_that_no_rule_describes_is_no_independent_one(use):
+    text = "output 1 of aten::_scaled_dot_product_flash_attention_for_cpu is used, and what it depends on"
+    with pytest.raises(CannotTrace, match=text):
+        recorded(lambda x: use(*_fused_attention(x)), 4)
+    _, reached, _ = recorded(lambda x: _fused_attention(x)[0].transpose(1, 2).flatten(2), 4)
+    assert unreached(reached) == 0, "the first output is known"
+
+
 class Sorting(nn.Module):
     def forward(self, x):
         return x.topk(2).values
