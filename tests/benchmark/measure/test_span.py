@@ -17,8 +17,10 @@ from benchmark.measure.span import (
     model_span,
     smallest_stack,
     undeclared,
+    undeclared_in_model,
 )
 from models import convs2s, lstm, transformer
+from models.layers import recurrent
 from models.layers.mixing import mixed
 from models.layers.recurrent import Recurrence
 from models.layers.table1 import (
@@ -224,6 +226,34 @@ def test_a_recurrence_that_is_declared_as_one_hop_is_caught():
         SeparableConvolution(WIDTH, 5),
     ):  # fmt: skip
         assert undeclared(layer, WIDTH) == ""
+
+
+@pytest.mark.parametrize(("length", "steps"), [(12, "29.0, 53.0, 101.0"), (8, "21.0, 37.0, 69.0")])
+def test_a_fused_recurrence_that_is_declared_as_one_hop_is_caught(length, steps):
+    lstm_of_pytorch = nn.LSTM(WIDTH, WIDTH, batch_first=True)
+
+    def layer(x):
+        return mixed(lstm_of_pytorch(x)[0])
+
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrence = lstm_of_pytorch
+
+        def forward(self, x):
+            return layer(x)
+
+    assert layer_paths(Fused(), length, WIDTH).longest("hops") == 1
+    assert f"grow to {steps} for each declared hop at {length}, " in undeclared(Fused(), WIDTH, length=length)
+
+
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+def test_whole_models_declare_what_they_mix_and_one_that_does_not_is_caught(module, monkeypatch):
+    model = module.Config().tiny().build(50)
+    assert undeclared_in_model(model) == ""
+    if module is lstm:
+        monkeypatch.setattr(recurrent, "mixed", lambda x: x)
+        assert undeclared_in_model(model).startswith("operations on the shortest way grow to ")
 
 
 @pytest.mark.parametrize("measure", [layer_span, layer_paths, layer_signal])
