@@ -134,6 +134,13 @@ def test_paths_of_whole_models(module):
         assert not encoder.connects(causal=False), "two layers of three do not see thirteen words"
 
 
+@pytest.mark.parametrize(("module", "each"), [(transformer, 45), (convs2s, 34), (lstm, 24)])
+def test_generation_costs_the_same_for_every_word(module, each):
+    model = module.Config().tiny().build(50)
+    words = [generation_span(model, 9, count).kernel_depth for count in (4, 8, 16)]
+    assert (words[1] - words[0], words[2] - words[1]) == (4 * each, 8 * each)
+
+
 @pytest.mark.parametrize("module", [transformer, convs2s, lstm])
 def test_training_is_parallel_but_for_the_recurrence_and_generation_is_not(module):
     model = module.Config().tiny().build(50)
@@ -145,17 +152,20 @@ def test_training_is_parallel_but_for_the_recurrence_and_generation_is_not(modul
     assert words[2] - words[1] == words[1] - words[0] > 0, "one word waits for the one before"
 
 
-def test_known_values_of_pytorch_s_transformer_at_base_size():
+@pytest.mark.parametrize(("length", "ideal"), [(16, 1824), (64, 1926)])
+def test_known_values_of_pytorch_s_transformer_at_base_size(length, ideal):
     model = nn.Transformer(512, 8, 6, 6, 2048, batch_first=True)
-    x, y = torch.randn(2, 1, 16, 512).unbind(0)
-    mask = nn.Transformer.generate_square_subsequent_mask(16)
+    x, y = torch.randn(2, 1, length, 512).unbind(0)
+    mask = nn.Transformer.generate_square_subsequent_mask(length)
     with torch.no_grad(), as_traced(model), Recorder(sources=3) as recorder:
-        for number, position in enumerate((0, 8, 15)):
+        for number, position in enumerate((0, length // 2, length - 1)):
             recorder.source(number, x[:, position])
-        hidden = model(x, y, tgt_mask=mask)
+        encoded = model.encoder(x)
+        hidden = model.decoder(y, encoded, tgt_mask=mask)
+    assert int(recorder.reached(encoded).steps.max()) == 28
     reached = recorder.reached(hidden)
     assert recorder.chain(hidden) == int(reached.depth.max()) == 147
-    assert (int(reached.ideal.max()), int(reached.steps.max())) == (1824, 33)
+    assert (int(reached.ideal.max()), int(reached.steps.max())) == (ideal, 33)
 
 
 def test_statistics_of_training_mix_no_positions():
