@@ -7,14 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmark.measure.span import layer_paths
+from benchmark.measure.span import as_traced, layer_paths
 from models.layers.mixing import mixed
-from models.layers.table1 import RestrictedSelfAttention, SeparableConvolution
+from models.layers.table1 import (
+    Convolution,
+    Recurrent,
+    RestrictedSelfAttention,
+    SelfAttention,
+    SeparableConvolution,
+)
 from tests.benchmark.measure.test_graph import (
     KNOWN,
     WIDTH,
     Cells,
     Convolutions,
+    check_by_gradients,
     longest,
     pairs,
     recorded,
@@ -62,6 +69,22 @@ def test_a_bidirectional_recurrence(length):
     assert int(reached.ideal.max()) == 12 * length + 7
     assert (longest(reached.steps), longest(reached.hops)) == (2 * length + 6, length)
     assert unreached(reached) == 0
+
+
+@pytest.mark.parametrize("length", [16, 32])
+@pytest.mark.parametrize("unit", ["hops", "steps"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        SelfAttention(WIDTH, 2), RestrictedSelfAttention(WIDTH, 8, 2), Recurrent(WIDTH),
+        Convolution(WIDTH, 3), SeparableConvolution(WIDTH, 5), Both(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)  # fmt: skip
+def test_every_path_of_a_layer_of_table_1_is_that_of_an_independent_method(layer, unit, length):
+    """Powers of z up to 2n + 6 have to fit into the exponents of float64."""
+    with as_traced(layer):
+        check_by_gradients(layer, length, unit, bits=12 if length == 32 and unit == "steps" else 20)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
