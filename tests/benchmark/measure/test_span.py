@@ -1,12 +1,14 @@
 """Span and paths of the project's own layers and models, and of what a user may bring."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmark.measure.graph import Recorder
+from benchmark.config import model_module
+from benchmark.measure.graph import CannotTrace, Recorder
 from benchmark.measure.signal import layer_signal
 from benchmark.measure.span import (
     as_traced,
@@ -30,6 +32,7 @@ from models.layers.table1 import (
     SelfAttention,
     SeparableConvolution,
 )
+from tests.benchmark.test_check import OWN_MODEL
 
 WIDTH = 16
 
@@ -300,6 +303,71 @@ class Undeclared(nn.Module):
 @pytest.mark.parametrize("order", ["backwards", "beside one that is declared", "from the second position on"])
 def test_a_recurrence_that_the_first_position_does_not_show_is_caught(order):
     assert undeclared(Undeclared(order), WIDTH).startswith("operations on the shortest way grow")
+
+
+def _one_after_another(x):
+    """A state-space layer, of one state for each channel."""
+    state, outputs = torch.zeros_like(x[:, 0]), []
+    for position in range(x.shape[1]):
+        state = state * 0.9 + x[:, position] * 0.5
+        outputs.append(state * 2.0)
+    return torch.stack(outputs, 1)
+
+
+def _in_pairs(x):
+    """The same as a scan: after each pass a state sums twice as many positions."""
+    state, distance = x * 0.5, 1
+    while distance < x.shape[1]:
+        before = nn.functional.pad(state, (0, 0, distance, 0))[:, : x.shape[1]]
+        state, distance = state + before * 0.9**distance, 2 * distance
+    return state * 2.0
+
+
+def _of_frequencies(x):
+    """The same as a convolution with the powers of its decay."""
+    length = x.shape[1]
+    kernel = (0.9 ** torch.arange(length))[:, None]
+    product = torch.fft.rfft(x, n=2 * length, dim=1) * torch.fft.rfft(kernel, n=2 * length, dim=0)
+    return torch.fft.irfft(product, n=2 * length, dim=1)[:, :length]
+
+
+@pytest.mark.parametrize(
+    ("layer", "depth", "leaks"),
+    [
+        # The first product with a state of zeros does not count.
+        (_one_after_another, lambda n: 2 * n + 1, 0),
+        (_in_pairs, lambda n: 2 * math.log2(n) + 2, 0),
+        (_of_frequencies, lambda n: 3, 1),  # a transform mixes all, and what would come back cancels
+    ],
+)
+def test_a_state_space_layer_is_three_programs(layer, depth, leaks):
+    x = torch.randn(1, 16, WIDTH)
+    torch.testing.assert_close(layer(x), _one_after_another(x))
+    for length in (16, 64):
+        assert layer_span(layer, length, WIDTH).kernel_depth == depth(length)
+        paths = layer_paths(layer, length, WIDTH)
+        assert paths.connects(causal=True)
+        assert paths.leaks(causal=True) == leaks * length * (length - 1) / 2
+
+
+def model_of_file(path, text):
+    path.write_text(text)
+    return model_module(str(path), files_allowed=True).module.Config().tiny().build(50)
+
+
+def test_a_model_file_of_the_users_own_is_measured_as_ours_are(tmp_path):
+    mean = model_of_file(tmp_path / "mean.py", OWN_MODEL)
+    spans = [model_span(mean, n, n) for n in (4, 8)]
+    assert [(span.work, span.kernel_depth) for span in spans] == [(7, 5)] * 2
+    words = [generation_span(mean, 4, count).kernel_depth for count in (3, 6, 9)]
+    assert words[2] - words[1] == words[1] - words[0] > 0
+    with pytest.raises(CannotTrace, match="gives nothing that has a position for each source word"):
+        model_paths(mean, 5, 5)
+    text = Path(transformer.__file__).read_text(encoding="utf-8")
+    paths = model_paths(model_of_file(tmp_path / "mine.py", text), 5, 4)
+    expected = model_paths(transformer.Config().tiny().build(50), 5, 4)
+    for part in ("encoder", "source_to_target", "target_to_target"):
+        assert torch.equal(getattr(paths, part).steps, getattr(expected, part).steps)
 
 
 def test_a_layer_without_a_line_of_its_own_has_span_and_steps():
