@@ -6,10 +6,12 @@ random numbers), so a run that was cut off and resumed ends bit for bit where an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import signal
+import subprocess
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -62,6 +64,8 @@ from tasks.data.module import DataModule
 _CURVE = TypeAdapter(list[CurvePoint])
 CHECKPOINT_STEPS = 500
 """Steps between two checkpoints at the most; each validation makes one too."""
+RANKS_END_SECONDS = 60.0
+"""That the other processes of a run get to end in, once all is computed."""
 
 
 class Interrupted(Exception):
@@ -487,6 +491,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     measured = score_run(experiment, task, trainer, module.model, averaged, data, run_folder, options)
     if not first:
         return None
+    _wait_for_ranks(trainer)
     write_atomic(run_folder / "curves.jsonl.gz", curves(log))
     record = TrainRecord(
         **common,
@@ -519,6 +524,15 @@ def _joules(energy: EnergyMeter, device: torch.device, options: RunOptions) -> f
     if device.type != "cuda" and threads_of(options) < available_cores():
         return None
     return energy.joules if options.devices == 1 else None
+
+
+def _wait_for_ranks(trainer: Trainer) -> None:
+    """Until this run's other processes have ended: Lightning looks at them every few seconds, and the time of
+    one that nobody waited for is lost to who measures what this run takes of the machine.
+    """
+    for process in getattr(trainer.strategy.launcher, "procs", []):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(RANKS_END_SECONDS)
 
 
 def _end_log(logger: WandbLogger | None, record: TrainRecord) -> None:

@@ -23,9 +23,9 @@ from benchmark.measure.graph import INFINITY, CannotTrace
 if TYPE_CHECKING:
     from benchmark.measure.graph import Recorder
 
-Rule = Callable[["Call"], "Sequence[Tensor] | None"]
-"""The shadows of the outputs, in their order, with an axis more where the parts of complex numbers are apart;
-None where it has recorded them itself."""
+Rule = Callable[["Call"], Sequence[Tensor]]
+"""The shadows of the outputs, in their order, with an axis more where the parts of complex numbers are apart.
+Outputs behind them are not known, and nothing may use them."""
 
 RULES: dict[str, Rule] = {}
 """By the name of the operation, without its overload."""
@@ -107,9 +107,11 @@ class Call:
                 "the rule of its family in benchmark/measure/dependence.py"
             )
         shadows = found(self)
-        for tensor, shadow in zip(self.made, shadows or (), strict=False):
+        for tensor, shadow in zip(self.made, shadows, strict=False):
             parts = self.recorder.parts(tensor)
             parts.copy_(shadow if shadow.dim() == parts.dim() else shadow[..., None])
+        for number, tensor in enumerate(self.made[len(shadows) :], start=len(shadows)):
+            self.recorder.forbid(tensor, name, number)
         return 0 if name in MOVES or name.removesuffix("_") in MOVES else 1
 
     def shadow(self, tensor: Tensor) -> Tensor:

@@ -92,6 +92,7 @@ class Recorder:
         self._chains: dict[int, int] = {}
         self._marked: dict[int, StorageWeakRef] = {}
         """Of what `mixed` has given in the place of what, which it is a copy of."""
+        self._forbidden: dict[int, tuple[StorageWeakRef, str, int]] = {}
         self._recorded = 0
         self._stack = ExitStack()
 
@@ -118,6 +119,7 @@ class Recorder:
                 shadow[row].zero_()
 
     def reached(self, tensor: Tensor) -> Reached:
+        self._check_allowed(tensor)
         self.need(2 * tensor.numel())
         shadow = self.read(tensor)
         depth, ideal = shadow[2 * self.sources :].clone()
@@ -183,6 +185,19 @@ class Recorder:
         """The shadow of what no source reaches."""
         return torch.full((self.rows, *shape), INFINITY)
 
+    def forbid(self, tensor: Tensor, operation: str, number: int) -> None:
+        """Have whoever uses this output of an operation, which no rule knows, be told so."""
+        self._forbidden[_key(tensor)] = StorageWeakRef(tensor.untyped_storage()), operation, number
+
+    def _check_allowed(self, tensor: Tensor, user: str = "") -> None:
+        """An operation's own backward may use all that it gave: together they are as deep as its result."""
+        storage, operation, number = self._forbidden.get(_key(tensor), (None, "", 0))
+        if storage is not None and not storage.expired() and not user.startswith(operation):
+            raise CannotTrace(
+                f"output {number} of aten::{operation} is used, and what it depends on is not known; add its "
+                "shadow to the rule of the operation in benchmark/measure/dependence.py"
+            )
+
     def read(self, tensor: Tensor) -> Tensor:
         """(rows, *shape): of a complex number, what reaches either part."""
         if not self.is_known(tensor):
@@ -231,6 +246,8 @@ class Recorder:
         call = Call(self, func, args, kwargs, given, made)
         if call.is_view:
             return
+        for tensor in call.read:
+            self._check_allowed(tensor, call.name)
         if func._schema.is_mutable and any(map(self._is_copy, made)):
             raise CannotTrace(
                 f"aten::{call.name} writes to what mixed() has given, which is a copy while paths are "
@@ -259,6 +276,8 @@ class Recorder:
             del self._shadows[key]
             self._chains.pop(key, None)
             self._marked.pop(key, None)
+        for key in [key for key, (storage, *_) in self._forbidden.items() if storage.expired()]:
+            del self._forbidden[key]
 
 
 def _key(tensor: Tensor) -> int:

@@ -40,6 +40,7 @@ from benchmark.measure.span import (
     model_span,
     smallest_stack,
     undeclared,
+    undeclared_in_model,
 )
 from benchmark.measure.speed import matrix_products
 from benchmark.measure.timing import Clock, interleaved, median
@@ -114,7 +115,7 @@ def span_rows(settings: Settings) -> Iterator[Row]:
                 yield _beyond_memory(conditions)
                 continue
             run = partial(layer_span, layer, length, width, backward=backward)
-            yield from _if_it_fits(conditions, partial(_span, conditions, run))
+            yield from if_it_fits(conditions, partial(_span, conditions, run))
 
 
 def _model_span_rows(settings: Settings) -> Iterator[Row]:
@@ -122,11 +123,11 @@ def _model_span_rows(settings: Settings) -> Iterator[Row]:
     for length in settings["lengths"]:
         conditions = {"n": length, "pass": "teacher forcing"}
         run = partial(model_span, model, length, length)
-        yield from _if_it_fits(conditions, partial(_span, conditions, run))
+        yield from if_it_fits(conditions, partial(_span, conditions, run))
     for words in settings["lengths"]:
         conditions = {"n": words, "pass": "generation"}
         run = partial(generation_span, model, settings["lengths"][0], words)
-        yield from _if_it_fits(conditions, partial(_span, conditions, run))
+        yield from if_it_fits(conditions, partial(_span, conditions, run))
 
 
 def _span(conditions: dict[str, Any], run: Callable[[], Span]) -> Iterator[Row]:
@@ -154,7 +155,7 @@ def path_rows(settings: Settings) -> Iterator[Row]:
     if wrong:
         raise CannotTrace(wrong)
     for length in settings["lengths"]:
-        yield from _if_it_fits({"n": length}, partial(_layer_path_rows, settings, length, causal))
+        yield from if_it_fits({"n": length}, partial(_layer_path_rows, settings, length, causal))
 
 
 def _layer_path_rows(settings: Settings, length: int, causal: bool) -> Iterator[Row]:
@@ -221,8 +222,11 @@ def _most_layers(settings: Settings, length: int) -> int:
 
 def _model_path_rows(settings: Settings) -> Iterator[Row]:
     model = build_small_model(settings["model"])
+    wrong = undeclared_in_model(model)
+    if wrong:
+        raise CannotTrace(wrong)
     for length in settings["lengths"]:
-        yield from _if_it_fits({"n": length}, partial(_rows_of_parts, model, length))
+        yield from if_it_fits({"n": length}, partial(_rows_of_parts, model, length))
 
 
 def _rows_of_parts(model: Seq2SeqModel, length: int) -> Iterator[Row]:
@@ -248,8 +252,12 @@ def signal_rows(settings: Settings) -> Iterator[Row]:
     `forget_bias` is an LSTM's; output positions are the last one and the middle one, of a model the last.
     """
     for length in settings["lengths"]:
-        for conditions, profile in _profiles(settings, length):
-            yield from profile_rows(profile, {"n": length, "output": profile.output, **conditions})
+        yield from if_it_fits({"n": length}, partial(_signal_rows, settings, length))
+
+
+def _signal_rows(settings: Settings, length: int) -> Iterator[Row]:
+    for conditions, profile in _profiles(settings, length):
+        yield from profile_rows(profile, {"n": length, "output": profile.output, **conditions})
 
 
 def _profiles(settings: Settings, length: int) -> Iterator[tuple[dict[str, Any], Profile]]:
@@ -354,7 +362,7 @@ def _fits_in_memory(
     return (_BACKWARD_SHARE if backward else 1) * needed < available_bytes(device)
 
 
-def _if_it_fits(conditions: dict[str, Any], rows: Callable[[], Iterator[Row]]) -> list[Row]:
+def if_it_fits(conditions: dict[str, Any], rows: Callable[[], Iterator[Row]]) -> list[Row]:
     """All of `rows`, or one that says that the memory of this machine is too small."""
     try:
         return list(rows())

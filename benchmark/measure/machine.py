@@ -26,6 +26,9 @@ STEAL_SHARE = 0.05
 """Of the time of all cores that the host of a virtual machine may give to others."""
 PRESSURE_SHARE = 0.05
 """Of the time that some task, ours or another's, may wait for a core."""
+WAITING = 0.5
+"""Tasks beyond the cores, on average, that are no other load: our own threads fill all cores, and those that
+change places for a moment are counted, too."""
 SHORTEST_SECONDS = 1.0
 """Below this, counters in hundredths of a second give no shares."""
 
@@ -148,8 +151,8 @@ class MachineWatch:
             yield f"other processes took {seen.others_share:.0%} of the processor time"
         if seen.steal_share is not None and seen.steal_share > STEAL_SHARE:
             yield f"the host of this virtual machine took {seen.steal_share:.0%} of the processor time"
-        if seen.runnable is not None and seen.cores is not None and seen.runnable > seen.cores:
-            yield f"{seen.runnable:.1f} tasks shared {seen.cores} cores"
+        if seen.runnable is not None and seen.cores is not None and seen.runnable > seen.cores + WAITING:
+            yield f"{seen.runnable:.2f} tasks shared {seen.cores} cores"
         if seen.pressure_share is not None and seen.pressure_share > PRESSURE_SHARE:
             yield f"tasks waited for a core during {seen.pressure_share:.0%} of the time"
         if self._cores is not None and self._threads > self._cores:

@@ -158,18 +158,30 @@ def undeclared(layer: SpanLayer, width: int, *, length: int = 8) -> str:
     first, the middle and the last position, for each way by itself: what is declared in one direction, or in
     one part of the sequence, is no excuse for another.
     """
+    lengths = [times * length for times in (1, 2, 4)]
+    return _grown([[layer_paths(layer, n, width, sources=[0, n // 2, n - 1])] for n in lengths], lengths)
+
+
+def undeclared_in_model(model: Seq2SeqModel, *, length: int = 4) -> str:
+    """The same of a model, from all words to what its decoder reads and gives."""
+    lengths = [times * length for times in (1, 2, 4)]
+    paths = [model_paths(model, n, n) for n in lengths]
+    return _grown([[one.encoder, one.source_to_target, one.target_to_target] for one in paths], lengths)
+
+
+def _grown(paths: Sequence[Sequence[Paths]], lengths: Sequence[int]) -> str:
+    """By how much the steps for each hop grow over three lengths, where it is too much."""
     ratios = []
-    for times in (1, 2, 4):
-        n = times * length
-        paths = layer_paths(layer, n, width, sources=[0, n // 2, n - 1])
-        each = (paths.steps / paths.hops.clamp(min=1))[paths.reached]
+    for every in paths:
+        each = torch.cat([(one.steps / one.hops.clamp(min=1))[one.reached] for one in every])
         ratios.append(max(1.0, float(each.max())) if each.numel() else 1.0)
     if ratios[-1] <= MOST_GROWTH * ratios[0]:
         return ""
     shown = ", ".join(f"{ratio:.1f}" for ratio in ratios)
     return (
-        f"operations on the shortest way grow to {shown} for each declared hop at {length}, {2 * length} and "
-        f"{4 * length} positions: it mixes positions more often than models.layers.mixing.mixed says"
+        f"operations on the shortest way grow to {shown} for each declared hop at {lengths[0]}, "
+        f"{lengths[1]} and {lengths[2]} positions: it mixes positions more often than "
+        "models.layers.mixing.mixed says"
     )
 
 

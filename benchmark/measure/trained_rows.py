@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +20,12 @@ from benchmark.measure.attention_maps import (
     head_divergence,
     offset_shares,
 )
-from benchmark.measure.layers import model_profiles, profile_rows
+from benchmark.measure.layers import if_it_fits, model_profiles, profile_rows
 from benchmark.measure.signal import BATCH, GROUPS, model_signal
 from benchmark.record import Row
 from benchmark.trained import run_folder, trained_model, trained_record, untrained_model
 from benchmark.trainer import corpus_of
-from models import BEGIN
+from models import BEGIN, Seq2SeqModel
 from tasks.data.corpus import Corpus, Split
 from tasks.data.vocabulary import SPECIAL, Vocabulary
 
@@ -52,10 +53,15 @@ def trained_signal_rows(settings: Settings, options: RunOptions) -> Iterator[Row
                 yield from profile_rows(profile, {**conditions, "output": 0})
             continue
         for length in settings["lengths"]:
-            words = settings["vocabulary_size"]
-            for side, profile in model_profiles(model, words, length, [length // 2, length - 1]):
-                where = {"n": length, "output": profile.output, "training": training, **side}
-                yield from profile_rows(profile, where)
+            conditions = {"n": length, "training": training}
+            rows = partial(_rows_of_random_words, model, settings["vocabulary_size"], conditions)
+            yield from if_it_fits(conditions, rows)
+
+
+def _rows_of_random_words(model: Seq2SeqModel, words: int, conditions: dict[str, Any]) -> Iterator[Row]:
+    length = conditions["n"]
+    for side, profile in model_profiles(model, words, length, [length // 2, length - 1]):
+        yield from profile_rows(profile, {**conditions, "output": profile.output, **side})
 
 
 def _corpus(settings: Settings, options: RunOptions) -> Corpus:

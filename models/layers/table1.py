@@ -156,7 +156,8 @@ class Convolution(Table1Layer):
         length, reach = x.shape[1], (self.kernel - 1) * self.dilation
         padded = F.pad(x, (0, 0, reach, 0))
         offsets = range(0, reach + 1, self.dilation)
-        return mixed(self.linear(torch.cat([padded[:, offset : offset + length] for offset in offsets], -1)))
+        y = self.linear(torch.cat([padded[:, offset : offset + length] for offset in offsets], -1))
+        return mixed(y) if self.kernel > 1 else y
 
     def theory(self, length: int) -> LayerTheory:
         return self._theory(2 * self.kernel * length * self.width**2, 0)
@@ -176,7 +177,8 @@ class SeparableConvolution(Table1Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x.transpose(1, 2), (self.kernel - 1, 0))
-        y: Tensor = self.pointwise(mixed(self.depthwise(padded)).transpose(1, 2))
+        y = self.depthwise(padded)
+        y = self.pointwise((mixed(y) if self.kernel > 1 else y).transpose(1, 2))
         return y
 
     def theory(self, length: int) -> LayerTheory:

@@ -103,6 +103,7 @@ def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
         assert ended.returncode == 0, ended.stderr
         results.append(json.loads(ended.stdout.strip().split("\n")[-1]))
     one, two = results
+    assert two["seconds_of_children"] > 1, "whoever counts what a run takes counts its other process"
     assert one["batches"] == two["batches"]
     torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(two["losses"]), rtol=1e-5, atol=1e-5)
     assert one["scores"] == two["scores"]

@@ -96,7 +96,12 @@ def main(model: str, folder: str, *, killed_at: int, devices: int, dropout: floa
     if record is None:
         return
     losses = [row["value"] for row in curve_rows(record, Path(folder)) if row["quantity"] == "train_loss"]
-    extra = {"resumed_times": record.resumed_times, "bitwise": record.bitwise, "losses": losses}
+    extra = {
+        "resumed_times": record.resumed_times,
+        "bitwise": record.bitwise,
+        "losses": losses,
+        "seconds_of_children": os.times().children_user,
+    }
     sys.stdout.write(json.dumps({**identity(record), **extra}) + "\n")
 
 

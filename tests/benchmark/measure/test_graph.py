@@ -4,17 +4,21 @@ The independent method (`through_gradients`) has no rules: each gradient is mult
 one is due, so that it is a polynomial in z whose lowest power is the length of the shortest way.
 """
 
+import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from benchmark.measure.graph import CannotTrace, Recorder
-from benchmark.measure.span import layer_paths
+from benchmark.measure.span import layer_paths, layer_span
 from models.layers.mixing import mixed
+from models.layers.table1 import Convolution, SeparableConvolution
 
 WIDTH = 16
 
@@ -139,7 +143,7 @@ def test_the_work_of_a_recurrence_is_that_of_its_cells():
     assert recorder.work == 12 * 16 - 1, "the first cell's product with a state of zeros does not count"
 
 
-@pytest.mark.parametrize(("kernel", "power"), [(3, 2), (3, 3), (3, 4), (5, 2), (2, 5)])
+@pytest.mark.parametrize(("kernel", "power"), [*((3, power) for power in range(2, 8)), (5, 2), (2, 5)])
 def test_dilated_convolutions_connect_in_the_logarithm(kernel, power):
     length = kernel**power
     _, reached, _ = recorded(Convolutions(kernel, power, dilated=True), length, sources=[0, length // 2])
@@ -302,7 +306,7 @@ class _Marks(TorchFunctionMode):
 _FREE = (
     *("AccumulateGrad", "View", "Transpose", "Permute", "Cat", "Stack", "ConstantPadNd", "Slice", "Select"),
     *("Unbind", "Clone", "Split", "Expand", "UnsafeView", "ReshapeAlias", "TBackward", "Squeeze"),
-    *("Unsqueeze", "UnsafeSplit", "_Scaled", "Copy"),
+    *("Unsqueeze", "UnsafeSplit", "_Scaled", "Copy", "Unfold", "Flip", "Alias"),
 )
 
 
@@ -345,11 +349,15 @@ def through_gradients(layer, length, output, unit, bits):
     ids=lambda layer: type(layer).__name__,
 )  # fmt: skip
 def test_every_path_is_that_of_an_independent_method(layer, unit):
-    length = 12
+    check_by_gradients(layer, 12, unit, bits=20)
+
+
+def check_by_gradients(layer, length, unit, *, bits):
+    """Whether every path of every pair of positions is as long as by the other method."""
     _, reached, _ = recorded(layer.float(), length)
     found = pairs(getattr(reached, unit))
     for output in range(length):
-        expected = through_gradients(layer, length, output, unit, bits=20)
+        expected = through_gradients(layer, length, output, unit, bits=bits)
         finite = expected.isfinite()
         assert torch.equal(found[:, output].isfinite(), finite)
         assert bool(((expected - expected.round()).abs()[finite] < 0.1).all()), "resolved"
@@ -366,6 +374,12 @@ def test_every_path_is_that_of_an_independent_method(layer, unit):
         ),
         (lambda x: x * x.tolist()[0][0][0], r"tolist\(\) takes"),
         (lambda x: x * float(x.sum()), "takes a value that depends on the input"),
+        (lambda x: x * int(x.sum()), r"int\(\) takes a value that depends on the input"),
+        (lambda x: x + torch.from_numpy(np.asarray(x)), "numpy's conversion takes a value"),
+        (lambda x: x + np.multiply(x, 2), "numpy's conversion takes a value"),
+        (lambda x: (x, -x)[(x.sum() > 0).long()], "its use as an index in Python takes a value"),
+        (lambda x: x[:, : (x.sum() > 0).long()], "aten::_local_scalar_dense depends on the input"),
+        (lambda x: x if 1.0 in x else -x, "`in` takes a value that depends on the input"),
         (lambda x: x if x.sum() > 0 else -x, r"a decision in Python \(if, while, and\) takes"),
         (lambda x: torch.from_numpy(x.numpy()), r"numpy\(\) takes"),
         (lambda x: nn.LSTM(WIDTH, WIDTH, batch_first=True)(x)[0], "run the unfused form, in float64"),
@@ -376,6 +390,20 @@ def test_every_path_is_that_of_an_independent_method(layer, unit):
 def test_what_cannot_be_followed_says_so(leaves, text):
     with pytest.raises(CannotTrace, match=text):
         recorded(leaves, 4)
+
+
+def _fused_attention(x):
+    heads = x.view(1, -1, 2, 8).transpose(1, 2)
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(heads, heads, heads)
+
+
+@pytest.mark.parametrize("use", [lambda y, log: y + log.sum(), lambda y, log: log, lambda y, log: log[0, :1]])
+def test_an_output_that_no_rule_describes_is_no_independent_one(use):
+    text = "output 1 of aten::_scaled_dot_product_flash_attention_for_cpu is used, and what it depends on"
+    with pytest.raises(CannotTrace, match=text):
+        recorded(lambda x: use(*_fused_attention(x)), 4)
+    _, reached, _ = recorded(lambda x: _fused_attention(x)[0].transpose(1, 2).flatten(2), 4)
+    assert unreached(reached) == 0, "the first output is known"
 
 
 class Sorting(nn.Module):
@@ -477,6 +505,75 @@ def test_a_tensor_that_out_names_is_written_and_not_read(layer, elements):
     assert int(reached.depth.max()) == 1
     torch.manual_seed(0)
     torch.testing.assert_close(y, torch.randn(1, 8, WIDTH) * 2)
+
+
+def test_a_mask_that_depends_on_the_input_lets_it_through():
+    """Queries, keys and values are fixed here: what comes out depends on the mask alone."""
+    torch.manual_seed(1)
+    fixed = torch.randn(1, 1, 8, WIDTH)
+
+    def masked(mask):
+        return lambda x: F.scaled_dot_product_attention(fixed, fixed, fixed, attn_mask=mask(x)[:, None])[:, 0]
+
+    by_key = [lambda x: x[:, None, :, 0].expand(1, 8, 8), lambda x: (x[:, None, :, 0] > 0).expand(1, 8, 8)]
+    for mask in by_key:
+        assert unreached(recorded(masked(mask), 8)[1]) == 0
+    _, reached, _ = recorded(masked(lambda x: x[:, :, :1].expand(1, 8, 8)), 8)
+    assert torch.equal(pairs(reached.steps).isfinite(), torch.eye(8, dtype=torch.bool))
+
+
+def test_what_is_added_to_a_buffer_in_parts_makes_a_chain_of_storages_alone():
+    def layer(x):
+        out = torch.zeros_like(x)
+        for position in range(x.shape[1]):
+            out[:, position] += x[:, position] * 2
+        return out
+
+    recorder, reached, y = recorded(layer, 16)
+    assert (recorder.chain(y), int(reached.depth.max())) == (17, 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "depth"),
+    [
+        (Attention(), lambda n: 4), (Attention(explicit=True, mask="fill"), lambda n: 10),
+        (Convolutions(3, 8), lambda n: 15), (Cells(nn.LSTMCell), lambda n: 14 * n - 3),
+        (Cells(nn.RNNCell), lambda n: 6 * n),
+    ],
+    ids=lambda one: type(one).__name__,
+)  # fmt: skip
+def test_a_backward_pass_has_its_exact_depth(layer, depth):
+    """Of the sum of what comes out, whose gradient of ones waits for nothing."""
+    for length in (16, 32):
+        assert layer_span(layer, length, WIDTH, backward=True).kernel_depth == depth(length)
+
+
+@pytest.mark.parametrize("layer", [Attention(), Cells(nn.LSTMCell), Convolutions(3, 4)])
+def test_another_precision_and_a_checkpoint_are_no_operations(layer):
+    expected, (_, paths, _) = layer_span(layer, 16, WIDTH), recorded(layer, 16)
+    half = copy.deepcopy(layer).bfloat16()
+
+    def cast(x):
+        return half(x.bfloat16()).float()
+
+    def automatic(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(x).float()
+
+    def recomputed(x):
+        return checkpoint(layer, x, use_reentrant=False)
+
+    for form in (cast, automatic, recomputed):
+        _, reached, _ = recorded(form, 16)
+        assert torch.equal(pairs(reached.hops), pairs(paths.hops))
+        assert torch.equal(pairs(reached.steps), pairs(paths.steps))
+        assert layer_span(form, 16, WIDTH).kernel_depth == expected.kernel_depth
+
+
+@pytest.mark.parametrize("layer", [Convolution(WIDTH, 1), SeparableConvolution(WIDTH, 1)])
+def test_a_kernel_of_one_is_no_hop(layer):
+    paths = layer_paths(layer, 4, WIDTH)
+    assert torch.equal(paths.reached, torch.eye(4, dtype=torch.bool)) and paths.longest("hops") == 0
 
 
 def test_recording_changes_no_value():

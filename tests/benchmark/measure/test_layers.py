@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmark.measure import graph, layers
+from benchmark.config import RunOptions
+from benchmark.measure import graph, layers, signal, trained_rows
 from benchmark.measure.allocation import forward_bytes, saved_bytes
 from benchmark.measure.layers import (
     build_layer,
@@ -142,7 +143,7 @@ def test_paths_beyond_memory_are_a_row_beside_the_others(name, monkeypatch):
 
 
 def test_paths_of_a_model_beyond_memory_are_a_row_beside_the_others(monkeypatch):
-    small_memory(monkeypatch, 1_000_000)
+    small_memory(monkeypatch, 4_000_000)
     rows = list(path_rows({"model": "transformer", "lengths": [4, 128]}))
     assert table(rows, "beyond_memory", "n") == {(128,): 1}
     assert {row.conditions["n"] for row in rows if row.quantity == "hops"} == {4}
@@ -159,6 +160,38 @@ def test_spans_beyond_memory_are_rows_beside_the_others(foreseen, monkeypatch):
     beyond = table(rows, "beyond_memory", "n", "pass")
     assert beyond.keys() == {one for one in passes if one[0] == 4096}
     assert table(rows, "work", "n", "pass").keys() == passes - beyond.keys()
+
+
+def memory_for_eight_positions(monkeypatch):
+    taken = signal._norms
+
+    def limited(y, inputs, generator):
+        if inputs[0].shape[1] > 8:
+            raise MemoryError
+        return taken(y, inputs, generator)
+
+    monkeypatch.setattr(signal, "_norms", limited)
+
+
+def test_signals_of_a_run_beyond_memory_are_rows_beside_the_others(monkeypatch, tmp_path):
+    memory_for_eight_positions(monkeypatch)
+    monkeypatch.setattr(trained_rows, "run_folder", lambda run, results: None)
+    for name in ("trained_model", "untrained_model"):
+        monkeypatch.setattr(trained_rows, name, lambda folder: build_small_model("transformer"))
+    options = RunOptions(results=tmp_path, data_directory=tmp_path)
+    settings = {"run": "any", "lengths": [8, 12], "vocabulary_size": 100}
+    rows = list(trained_rows.trained_signal_rows(settings, options))
+    assert table(rows, "beyond_memory", "n", "training") == {(12, "before"): 1, (12, "after"): 1}
+    norms = [row.conditions for row in rows if row.quantity == "norm"]
+    assert {(one["n"], one["training"]) for one in norms} == {(8, "before"), (8, "after")}
+
+
+@pytest.mark.parametrize("settings", [{"layer": layer("self-attention")}, {"model": "transformer"}])
+def test_signals_beyond_memory_are_rows_beside_the_others(settings, monkeypatch):
+    memory_for_eight_positions(monkeypatch)
+    rows = list(signal_rows({**settings, "lengths": [8, 12]}))
+    assert table(rows, "beyond_memory", "n") == {(12,): 1}
+    assert {row.conditions["n"] for row in rows if row.quantity == "norm"} == {8}
 
 
 LIMITED = """

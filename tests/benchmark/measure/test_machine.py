@@ -97,7 +97,7 @@ LOUD = [
     ({"others": 101}, "other processes took 5% of the processor time"),
     ({"others": 600}, "other processes took 30% of the processor time"),
     ({"steal": 200}, "the host of this virtual machine took 10% of the processor time"),
-    ({"runnable": 5}, "5.0 tasks shared 2 cores"),
+    ({"runnable": 5}, "5.00 tasks shared 2 cores"),
     ({"pressure_us": 2_000_000}, "tasks waited for a core during 20% of the time"),
     ({"throttled": 12, "throttled_us": 340_000},
      "the container used up its processor time 12 times, for 0.34 s"),
@@ -192,6 +192,24 @@ def test_the_run_queue_is_averaged_over_the_samples(tmp_path: Path) -> None:
         watch.sample()
     counters(tmp_path, after=True)
     assert watch.stop().runnable == (1 + 1 + 6 + 1) / 4
+
+
+@pytest.mark.parametrize(
+    ("samples", "reasons"),
+    [((2, 2, 2, 3), ()), ((3, 3, 2, 3), ("2.75 tasks shared 2 cores",))],
+    ids=["two threads of one process", "and another process"],
+)
+def test_threads_that_fill_the_cores_are_no_other_load(
+    samples: tuple[int, ...], reasons: tuple[str, ...], tmp_path: Path
+) -> None:
+    counters(tmp_path, runnable=samples[0])
+    watch = MachineWatch(threads=2, cores=CORES, root=tmp_path)
+    watch.start()
+    for runnable in samples[1:-1]:
+        counters(tmp_path, runnable=runnable)
+        watch.sample()
+    counters(tmp_path, after=True, own=2000, runnable=samples[-1])
+    assert watch.stop().reasons == reasons
 
 
 def cgroup(root: Path, lines: str, **files: str) -> None:
@@ -314,19 +332,16 @@ import json, sys, time
 from benchmark.measure.machine import MachineWatch
 watch = MachineWatch()
 watch.start()
-time.sleep(2)
+for _ in range(20):
+    time.sleep(0.1)
+    watch.sample()
 seen = watch.stop()
 assert "torch" not in sys.modules
 print(json.dumps([seen.others_share, seen.noisy, seen.reasons]))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")
-def test_a_busy_loop_in_another_process_is_seen() -> None:
-    # More than the threshold of however many cores there are, in siblings of the one that watches.
-    number = math.ceil(3 * machine.OTHERS_SHARE * (os.cpu_count() or 1))
-    if number > available_cores():
-        pytest.skip("this container may use too little of the machine to be seen on it")
+def seen_beside_busy_loops(number: int) -> tuple[float, bool, list[str]]:
     loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(number)]
     try:
         ended = subprocess.run(
@@ -337,6 +352,23 @@ def test_a_busy_loop_in_another_process_is_seen() -> None:
             loop.kill()
             loop.wait()
     others_share, noisy, reasons = json.loads(ended.stdout)
+    return others_share, noisy, reasons
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs Linux's /proc")
+def test_a_busy_loop_in_another_process_is_seen() -> None:
+    # More than the threshold of however many cores there are, in siblings of the one that watches.
+    number = math.ceil(3 * machine.OTHERS_SHARE * (os.cpu_count() or 1))
+    if number > available_cores():
+        pytest.skip("this container may use too little of the machine to be seen on it")
+    others_share, noisy, reasons = seen_beside_busy_loops(number)
     assert others_share > machine.OTHERS_SHARE
     assert noisy is True
     assert any(reason.startswith("other processes took") for reason in reasons)
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="needs Linux's /proc")
+@pytest.mark.skipif((os.cpu_count() or 1) > 8, reason="would load a large machine")
+def test_busy_loops_on_every_core_are_seen_in_the_run_queue() -> None:
+    _, _, reasons = seen_beside_busy_loops((os.cpu_count() or 1) + 1)
+    assert any(" tasks shared " in reason for reason in reasons)

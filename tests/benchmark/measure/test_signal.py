@@ -130,6 +130,87 @@ def test_recurrence_decays_exponentially_and_attention_does_not():
     assert [one.output for one in profiles] == [63, 31]
 
 
+class Fused(nn.Module):
+    """A recurrence of PyTorch with its own initialisation, at width 32."""
+
+    def __init__(self, kind, *, seed=0, forget_bias=0.0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.recurrence = kind(32, 32, batch_first=True)
+        if forget_bias:
+            with torch.no_grad():
+                self.recurrence.bias_ih_l0[32:64] += forget_bias
+
+    def forward(self, x):
+        return self.recurrence(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "forget_bias", "rate", "within"),
+    [
+        (nn.LSTM, 0.0, -0.479, 0.05),
+        (nn.LSTM, 1.0, -0.208, 0.05),
+        (nn.GRU, 0.0, -0.457, 0.07),
+        (nn.RNN, 0.0, -0.661, 0.25),  # hangs on one matrix and nothing else, so that draws differ most
+    ],
+)
+def test_recurrences_of_pytorch_decay_at_their_known_rates(kind, forget_bias, rate, within):
+    found = [
+        decay(layer_signal(Fused(kind, seed=seed, forget_bias=forget_bias), 48, 32)[0]) for seed in range(3)
+    ]
+    assert {one.kind for one in found} == {"exponential"}
+    assert np.mean([one.rate.mean for one in found]) == pytest.approx(rate, rel=within)
+
+
+def test_an_lstm_whose_gates_are_nearly_all_open_hardly_decays():
+    """The rate is a hundredth of that of the default, and neither law holds."""
+    (profile,) = layer_signal(Fused(nn.LSTM, forget_bias=3.0), 256, 32)
+    found = decay(profile)
+    assert found.kind in ("none", "undetermined")
+    assert -0.03 < found.rate.mean < 0 and profile.mean[-1] > 0.05
+
+
+@pytest.mark.parametrize(("length", "level"), [(64, 3.5e-2), (256, 7.7e-3), (512, 3.8e-3)])
+def test_attention_thins_out_with_the_length_and_not_with_the_distance(length, level):
+    torch.manual_seed(0)
+    inner, outer = nn.Linear(32, 96).double(), nn.Linear(32, 32).double()
+
+    def attention(x):
+        query, key, value = inner(x).unflatten(2, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        y = nn.functional.scaled_dot_product_attention(query, key, value)
+        return outer(y.transpose(1, 2).flatten(2))
+
+    (profile,) = layer_signal(attention, length, 32)
+    found = decay(profile)
+    assert found.kind == "none" and abs(found.rate.mean) < 1e-3
+    np.testing.assert_allclose(np.median(profile.mean), level, rtol=0.1)
+
+
+class Gated(nn.Module):
+    """Gated convolutions as ConvS2S has them, each residual block by the square root of a half."""
+
+    def __init__(self, layers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv1d(8, 16, 3) for _ in range(layers))
+
+    def forward(self, x):
+        x = x.transpose(1, 2)
+        for layer in self.layers:
+            x = (x + nn.functional.glu(layer(nn.functional.pad(x, (2, 0))), 1)) * 0.5**0.5
+        return x.transpose(1, 2)
+
+
+def test_what_underflows_is_counted_and_in_no_fit(monkeypatch):
+    """A path through every gated convolution exists, and what it carries is too little for float64."""
+    monkeypatch.setattr(signal, "BATCH", 1)
+    (profile,) = layer_signal(Gated(256), 512, 8)
+    found = decay(profile)
+    assert profile.mean[-1] == 0 and found.unreached > 0
+    assert found.kind == "exponential" and found.rate.mean == pytest.approx(-0.76, rel=0.05)
+    assert 1e-37 < profile.mean[0] < 1e-35, "each block halves the power of what passes by it"
+
+
 @pytest.mark.parametrize("module", [transformer, convs2s, lstm])
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_model_s_signal_is_that_of_its_embedded_words(module, side):

@@ -1,12 +1,14 @@
 """Span and paths of the project's own layers and models, and of what a user may bring."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmark.measure.graph import Recorder
+from benchmark.config import model_module
+from benchmark.measure.graph import CannotTrace, Recorder
 from benchmark.measure.signal import layer_signal
 from benchmark.measure.span import (
     as_traced,
@@ -17,8 +19,10 @@ from benchmark.measure.span import (
     model_span,
     smallest_stack,
     undeclared,
+    undeclared_in_model,
 )
 from models import convs2s, lstm, transformer
+from models.layers import recurrent
 from models.layers.mixing import mixed
 from models.layers.recurrent import Recurrence
 from models.layers.table1 import (
@@ -28,6 +32,7 @@ from models.layers.table1 import (
     SelfAttention,
     SeparableConvolution,
 )
+from tests.benchmark.test_check import OWN_MODEL
 
 WIDTH = 16
 
@@ -132,6 +137,13 @@ def test_paths_of_whole_models(module):
         assert not encoder.connects(causal=False), "two layers of three do not see thirteen words"
 
 
+@pytest.mark.parametrize(("module", "each"), [(transformer, 45), (convs2s, 34), (lstm, 24)])
+def test_generation_costs_the_same_for_every_word(module, each):
+    model = module.Config().tiny().build(50)
+    words = [generation_span(model, 9, count).kernel_depth for count in (4, 8, 16)]
+    assert (words[1] - words[0], words[2] - words[1]) == (4 * each, 8 * each)
+
+
 @pytest.mark.parametrize("module", [transformer, convs2s, lstm])
 def test_training_is_parallel_but_for_the_recurrence_and_generation_is_not(module):
     model = module.Config().tiny().build(50)
@@ -143,17 +155,20 @@ def test_training_is_parallel_but_for_the_recurrence_and_generation_is_not(modul
     assert words[2] - words[1] == words[1] - words[0] > 0, "one word waits for the one before"
 
 
-def test_known_values_of_pytorch_s_transformer_at_base_size():
+@pytest.mark.parametrize(("length", "ideal"), [(16, 1824), (64, 1926)])
+def test_known_values_of_pytorch_s_transformer_at_base_size(length, ideal):
     model = nn.Transformer(512, 8, 6, 6, 2048, batch_first=True)
-    x, y = torch.randn(2, 1, 16, 512).unbind(0)
-    mask = nn.Transformer.generate_square_subsequent_mask(16)
+    x, y = torch.randn(2, 1, length, 512).unbind(0)
+    mask = nn.Transformer.generate_square_subsequent_mask(length)
     with torch.no_grad(), as_traced(model), Recorder(sources=3) as recorder:
-        for number, position in enumerate((0, 8, 15)):
+        for number, position in enumerate((0, length // 2, length - 1)):
             recorder.source(number, x[:, position])
-        hidden = model(x, y, tgt_mask=mask)
+        encoded = model.encoder(x)
+        hidden = model.decoder(y, encoded, tgt_mask=mask)
+    assert int(recorder.reached(encoded).steps.max()) == 28
     reached = recorder.reached(hidden)
     assert recorder.chain(hidden) == int(reached.depth.max()) == 147
-    assert (int(reached.ideal.max()), int(reached.steps.max())) == (1824, 33)
+    assert (int(reached.ideal.max()), int(reached.steps.max())) == (ideal, 33)
 
 
 def test_statistics_of_training_mix_no_positions():
@@ -226,6 +241,34 @@ def test_a_recurrence_that_is_declared_as_one_hop_is_caught():
         assert undeclared(layer, WIDTH) == ""
 
 
+@pytest.mark.parametrize(("length", "steps"), [(12, "29.0, 53.0, 101.0"), (8, "21.0, 37.0, 69.0")])
+def test_a_fused_recurrence_that_is_declared_as_one_hop_is_caught(length, steps):
+    lstm_of_pytorch = nn.LSTM(WIDTH, WIDTH, batch_first=True)
+
+    def layer(x):
+        return mixed(lstm_of_pytorch(x)[0])
+
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.recurrence = lstm_of_pytorch
+
+        def forward(self, x):
+            return layer(x)
+
+    assert layer_paths(Fused(), length, WIDTH).longest("hops") == 1
+    assert f"grow to {steps} for each declared hop at {length}, " in undeclared(Fused(), WIDTH, length=length)
+
+
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+def test_whole_models_declare_what_they_mix_and_one_that_does_not_is_caught(module, monkeypatch):
+    model = module.Config().tiny().build(50)
+    assert undeclared_in_model(model) == ""
+    if module is lstm:
+        monkeypatch.setattr(recurrent, "mixed", lambda x: x)
+        assert undeclared_in_model(model).startswith("operations on the shortest way grow to ")
+
+
 @pytest.mark.parametrize("measure", [layer_span, layer_paths, layer_signal])
 def test_a_layer_that_gives_more_than_a_tensor_is_told_to_give_the_tensor(measure):
     with pytest.raises(ValueError, match=r"^the layer gives a tuple and not a tensor .*: layer\(x\)\[0\]$"):
@@ -260,6 +303,71 @@ class Undeclared(nn.Module):
 @pytest.mark.parametrize("order", ["backwards", "beside one that is declared", "from the second position on"])
 def test_a_recurrence_that_the_first_position_does_not_show_is_caught(order):
     assert undeclared(Undeclared(order), WIDTH).startswith("operations on the shortest way grow")
+
+
+def _one_after_another(x):
+    """A state-space layer, of one state for each channel."""
+    state, outputs = torch.zeros_like(x[:, 0]), []
+    for position in range(x.shape[1]):
+        state = state * 0.9 + x[:, position] * 0.5
+        outputs.append(state * 2.0)
+    return torch.stack(outputs, 1)
+
+
+def _in_pairs(x):
+    """The same as a scan: after each pass a state sums twice as many positions."""
+    state, distance = x * 0.5, 1
+    while distance < x.shape[1]:
+        before = nn.functional.pad(state, (0, 0, distance, 0))[:, : x.shape[1]]
+        state, distance = state + before * 0.9**distance, 2 * distance
+    return state * 2.0
+
+
+def _of_frequencies(x):
+    """The same as a convolution with the powers of its decay."""
+    length = x.shape[1]
+    kernel = (0.9 ** torch.arange(length))[:, None]
+    product = torch.fft.rfft(x, n=2 * length, dim=1) * torch.fft.rfft(kernel, n=2 * length, dim=0)
+    return torch.fft.irfft(product, n=2 * length, dim=1)[:, :length]
+
+
+@pytest.mark.parametrize(
+    ("layer", "depth", "leaks"),
+    [
+        # The first product with a state of zeros does not count.
+        (_one_after_another, lambda n: 2 * n + 1, 0),
+        (_in_pairs, lambda n: 2 * math.log2(n) + 2, 0),
+        (_of_frequencies, lambda n: 3, 1),  # a transform mixes all, and what would come back cancels
+    ],
+)
+def test_a_state_space_layer_is_three_programs(layer, depth, leaks):
+    x = torch.randn(1, 16, WIDTH)
+    torch.testing.assert_close(layer(x), _one_after_another(x))
+    for length in (16, 64):
+        assert layer_span(layer, length, WIDTH).kernel_depth == depth(length)
+        paths = layer_paths(layer, length, WIDTH)
+        assert paths.connects(causal=True)
+        assert paths.leaks(causal=True) == leaks * length * (length - 1) / 2
+
+
+def model_of_file(path, text):
+    path.write_text(text)
+    return model_module(str(path), files_allowed=True).module.Config().tiny().build(50)
+
+
+def test_a_model_file_of_the_users_own_is_measured_as_ours_are(tmp_path):
+    mean = model_of_file(tmp_path / "mean.py", OWN_MODEL)
+    spans = [model_span(mean, n, n) for n in (4, 8)]
+    assert [(span.work, span.kernel_depth) for span in spans] == [(7, 5)] * 2
+    words = [generation_span(mean, 4, count).kernel_depth for count in (3, 6, 9)]
+    assert words[2] - words[1] == words[1] - words[0] > 0
+    with pytest.raises(CannotTrace, match="gives nothing that has a position for each source word"):
+        model_paths(mean, 5, 5)
+    text = Path(transformer.__file__).read_text(encoding="utf-8")
+    paths = model_paths(model_of_file(tmp_path / "mine.py", text), 5, 4)
+    expected = model_paths(transformer.Config().tiny().build(50), 5, 4)
+    for part in ("encoder", "source_to_target", "target_to_target"):
+        assert torch.equal(getattr(paths, part).steps, getattr(expected, part).steps)
 
 
 def test_a_layer_without_a_line_of_its_own_has_span_and_steps():

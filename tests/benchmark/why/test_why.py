@@ -29,7 +29,7 @@ from benchmark.why.cells import Grid
 from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
 from benchmark.why.page import findings, terminal_page, write_page
-from models import lstm
+from models import convs2s, lstm, transformer
 from tests.benchmark.training_run import HANGS, experiment, options, run
 from tests.benchmark.why.synthetic import records
 
@@ -281,12 +281,13 @@ def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_p
     assert not (tiny / "why").exists()
 
 
-def test_measuring_changes_nothing_in_a_model():
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+def test_measuring_changes_nothing_in_a_model(module):
     """Losses of training are the same bits whether spans, paths and signals were measured between or not."""
     losses = []
     for measured in (False, True):
         torch.manual_seed(3)
-        model = lstm.Config().tiny().build(50).train()
+        model = module.Config().tiny().model_copy(update={"dropout": 0.1}).build(50).train()
         optimizer = torch.optim.Adam(model.parameters())
         source, target = torch.full((2, 6), 5), torch.randint(3, 50, (2, 5))
         mask = torch.ones(2, 6, dtype=torch.bool)
@@ -296,7 +297,7 @@ def test_measuring_changes_nothing_in_a_model():
                 model_paths(model, 3, 3)
                 words = random_words(4, 50)
                 model_signal(model, words, words, side="source")
-                list(span_rows({"model": "lstm", "lengths": [2, 3]}))
+                list(span_rows({"model": module.__name__.rpartition(".")[2], "lengths": [2, 3]}))
             loss = model.cross_entropy(model.decode(target, model.encode(source, mask)), target, 0.1)
             optimizer.zero_grad()
             loss.backward()
