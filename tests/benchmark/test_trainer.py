@@ -203,20 +203,53 @@ def test_a_device_that_is_not_there_is_named() -> None:
         choose_device("tpu")
 
 
+HOPELESS: dict[str, Any] = {
+    "steps": 40,
+    "validations": 20,
+    "patience": 2,
+    "learning_rate": 5.0,
+    "validation_sentences": 0,
+}
+
+
 def test_an_early_stop_needs_patience_to_run_out(tmp_path: Path) -> None:
-    hopeless = {
-        "steps": 40,
-        "validations": 20,
-        "patience": 2,
-        "learning_rate": 5.0,
-        "validation_sentences": 0,
-    }
-    record = run(experiment("lstm", training=hopeless), tmp_path)
+    record = run(experiment("lstm", training=HOPELESS), tmp_path)
     assert record is not None
     losses = [point.validation_loss for point in record.curve if point.validation_loss is not None]
     assert record.stopped_early
     assert losses.index(min(losses)) == len(losses) - 3
     assert record.steps == record.curve[-1].step < 40
+
+
+@pytest.mark.parametrize("ended_by", ["a fault in scoring", "a signal"])
+def test_a_run_that_stopped_early_and_was_cut_off_takes_no_further_step(
+    ended_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = experiment("lstm", training=HOPELESS)
+    undisturbed = run(one, tmp_path / "undisturbed")
+    assert undisturbed is not None
+    taken = StepLog.on_train_batch_end
+
+    def fault(*_: Any) -> None:
+        raise RuntimeError("the machine is gone")
+
+    def terminated(self: StepLog, lightning: Any, *arguments: Any) -> None:
+        if lightning.global_step == undisturbed.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        taken(self, lightning, *arguments)
+
+    if ended_by == "a signal":
+        monkeypatch.setattr(StepLog, "on_train_batch_end", terminated)
+    else:
+        monkeypatch.setattr(trainer, "score_run", fault)
+    with pytest.raises((RuntimeError, trainer.Interrupted), match=r"the machine is gone|signal 15"):
+        run(one, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = run(one, tmp_path / "cut")
+    assert resumed is not None
+    assert resumed.resumed_times == 1 and resumed.stopped_early
+    assert resumed.steps == undisturbed.steps
+    assert identity(resumed) == identity(undisturbed)
 
 
 def test_what_is_scored_is_the_mean_of_the_last_validations(tmp_path: Path) -> None:
