@@ -198,6 +198,32 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
         run(one, tmp_path)
 
 
+@pytest.mark.parametrize("target", ["c b a", "c b a c b a"])
+def test_what_is_left_out_and_cut_is_counted(target: str, tmp_path: Path) -> None:
+    """Words that were cut have no loss, and so there is no perplexity for each of all words."""
+    data = tmp_path / "data"
+    data.mkdir()
+    long = "a b c a b c"
+    (data / "train.tsv").write_text(
+        "a b c\tc b a\n" * 40 + "a\t\n \ta\n" + f"{long}\ta\na\t{long}\n{long}\t{long}\n"
+    )
+    (data / "validation.tsv").write_text(f"a b c\tc b a\n{long}\ta b\na b\t{target}\n")
+    (data / "test.tsv").write_text(f"{long}\tc\n\tb\na\t{long}\n")
+    one = experiment("lstm", data={"maximum_tokens": 5}, training={"steps": 2, "validations": 1})
+    task = {"name": "parallel_text", "vocabulary": "symbols", "test": "test.tsv"}
+    one = experiment_from({**one.document(), "task": task}, files_allowed=False)
+    record = run(one, tmp_path)
+    assert record is not None
+    assert (record.training_pairs, record.pairs_dropped_empty, record.pairs_dropped_long) == (40, 2, 3)
+    assert record.sources_truncated == 2
+    assert record.targets_truncated == (1 if target == "c b a c b a" else 0)
+    assert record.validation_loss is not None
+    per_symbol = pytest.approx(math.exp(record.validation_loss))
+    assert record.validation_perplexity_per_token == per_symbol
+    assert record.validation_perplexity_per_word == (None if record.targets_truncated else per_symbol)
+    assert {score.split: score.sentences for score in record.scores} == {"validation": 3, "test": 3}
+
+
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="device: no 'tpu' here; there are: auto, cpu"):
         choose_device("tpu")
