@@ -69,14 +69,13 @@ def test_a_model_whose_function_changes_has_another_version(preset: str) -> None
 HARNESS = 1
 TASK = 1
 BATCHES = "ac55b55aca4ea7384b66028421cc4bdce1097bfed35a8c5e83cb859d21f396a7"
-LOSSES = [4.195603, 3.987216, 3.863580]
-VALIDATION_LOSS = 3.711009
+LOSSES = [4.188945, 4.069039, 3.891128]
+VALIDATION_LOSS = 3.747002
 
 
 def test_a_run_whose_losses_change_has_another_version(tmp_path: Path) -> None:
-    """Without dropout, whose random numbers depend on the processor's library."""
     training = {"steps": 3, "validations": 1, "learning_rate": 0.01, "warmup_steps": 2}
-    one = experiment("transformer", model={"dropout": 0.0}, training=training)
+    one = experiment("transformer", training=training)
     record = run(one, tmp_path)
     assert record is not None
     losses = [row["value"] for row in curve_rows(record, tmp_path) if row["quantity"] == "train_loss"]
