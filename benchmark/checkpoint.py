@@ -6,14 +6,15 @@
                 weights-00001500.pt.sha256
                 averaged.pt                  their mean, which was scored
 
-A file without its checksum, or with another, is no checkpoint: the one before it is taken. Loading never
-unpickles anything but tensors and plain values, and has no second way to try.
+A file without its checksum, or with another, is no checkpoint: training goes on from one before it. Loading
+never unpickles anything but tensors and plain values, and has no second way to try.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import math
 import pickle
 import warnings
 from collections.abc import Sequence
@@ -86,8 +87,11 @@ def training_path(folder: Path, step: int) -> Path:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest whole training checkpoint, if any."""
-    return next((path for path in reversed(_numbered(folder, "step", ".ckpt")) if is_whole(path)), None)
+    """The newest whole training checkpoint from before any damaged weights, if any: those are made again."""
+    damaged = [_step(path) for path in _numbered(folder, "weights", ".pt") if not is_whole(path)]
+    end = min(damaged, default=math.inf)
+    candidates = (path for path in reversed(_numbered(folder, "step", ".ckpt")) if _step(path) < end)
+    return next((path for path in candidates if is_whole(path)), None)
 
 
 def has_any(folder: Path) -> bool:
@@ -115,7 +119,11 @@ def save_weights(weights: dict[str, Tensor], folder: Path, step: int, kept: int)
 
 def average_weights(folder: Path, steps: Sequence[int]) -> dict[str, Tensor]:
     """Mean of the weights of the validations after `steps`, summed in float64."""
-    return average([load(_weights_path(folder, step)) for step in steps])
+    paths = [_weights_path(folder, step) for step in steps]
+    for path in paths:
+        if not is_whole(path):
+            raise UserError(f"{path}: missing or damaged; remove {folder} to train from the start")
+    return average([load(path) for path in paths])
 
 
 def _weights_path(folder: Path, step: int) -> Path:

@@ -60,6 +60,7 @@ def data_counters(corpus: Corpus, task: Task) -> dict[str, int]:
         "pairs_dropped_empty": train["dropped_empty"],
         "pairs_dropped_long": train["dropped_long"],
         "sources_truncated": sum(corpus.counters[split]["truncated_sources"] for split in scored),
+        "targets_truncated": corpus.counters[VALIDATION]["truncated_targets"],
     }
 
 
@@ -157,11 +158,14 @@ def score_run(
         )
         keep_texts(texts, task, splits)
     _, references = data.corpus.texts(VALIDATION)
+    per_word = None
+    if not data.corpus.counters[VALIDATION]["truncated_targets"]:
+        per_word = _finite(perplexity(loss * tokens, count_words(references)))
     seconds = sum(output.seconds for output in outputs)
     return {
         "validation_loss": loss,
         "validation_perplexity_per_token": _finite(perplexity(loss * tokens, tokens)),
-        "validation_perplexity_per_word": _finite(perplexity(loss * tokens, count_words(references))),
+        "validation_perplexity_per_word": per_word,
         "scores": scores,
         "hypotheses_sha256": hashes,
         "weights_sha256": checkpoint.weights_sha256(weights),

@@ -172,6 +172,8 @@ class TrainRecord(_Record):
     """Training pairs with a side longer than `data.maximum_tokens`."""
     sources_truncated: int | None = None
     """Sources at evaluation that were cut at `data.maximum_tokens`."""
+    targets_truncated: int | None = None
+    """Validation targets that were cut there: the loss is of what is left. Scores are of the whole text."""
 
     steps: int | None = None
     """Optimiser steps taken."""
@@ -223,7 +225,9 @@ class TrainRecord(_Record):
     validation_perplexity_per_token: float | None = None
     """Per subword, or per symbol."""
     validation_perplexity_per_word: float | None = None
-    """Per word of the raw reference between blanks."""
+    """Per word of the raw reference between blanks; None where a target was cut, whose other words have no
+    loss.
+    """
     curve: list[CurvePoint] = []
     scores: list[Score] = []
     """Of the weights that are kept, on every split that was scored; test splits once."""

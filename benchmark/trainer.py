@@ -177,6 +177,8 @@ class Timetable(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self.energy.resume()
+        if self.stopped_early:  # in an earlier attempt, which `fit` knows nothing of
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         self.step_log.flush(trainer)

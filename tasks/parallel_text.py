@@ -6,7 +6,8 @@
     train.tsv      A dog runs .<tab>Ein Hund läuft .          one file: train=train.tsv
 
 Everything is read once and checked before anything starts. Lines end at "\\n" only; "\\r\\n" where every line
-of a file ends so. Pairs with an empty side are left out of training and kept elsewhere.
+of a file ends so. Pairs with an empty side, an empty line of a TSV file among them, are left out of training
+and kept elsewhere.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class ParallelText(Task):
             yield from zip(*(read_text(text) for text in texts), strict=True)
         else:
             for line in read_text(texts[0]):
-                source, target = line.split("\t")
+                source, _, target = line.partition("\t")
                 yield source, target
 
     def fingerprint(self) -> str:
@@ -111,7 +112,7 @@ def _find(data_directory: Path, name: str, field: str) -> Path:
 
 def _check_columns(text: CheckedText) -> None:
     for number, line in enumerate(read_text(text), start=1):
-        if (tabs := line.count("\t")) != 1:
+        if (tabs := line.count("\t")) != 1 and line:  # an empty line is a pair of empty texts
             raise ValueError(
                 f"{text.path}:{number}: must have one tab, between source and target; got {tabs or 'none'}"
             )

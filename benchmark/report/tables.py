@@ -171,7 +171,7 @@ def _train_table(group: Group, title: str) -> Table:
         columns=[column for column, _ in shown],
         rows=[[value(cell) for _, value in shown] for cell in group.cells],
         labels=labels,
-        remarks=_unsuccessful(group),
+        remarks=[*_unsuccessful(group), *_left_out_or_cut(group)],
         last_notes=checklist(group),
         best=frozenset(best),
         level=frozenset(level),
@@ -375,6 +375,24 @@ def _budget_steps(record: TrainRecord) -> int | None:
     training = record.experiment.get("training")
     steps = training.get("steps") if isinstance(training, dict) else None
     return steps if isinstance(steps, int) else None
+
+
+def _left_out_or_cut(group: Group) -> list[str]:
+    """How much of the data the models did not see, where it was not all; of one task, equal for all runs
+    unless their `data.maximum_tokens` differs.
+    """
+    counters = {
+        "training pairs with an empty side left out": "pairs_dropped_empty",
+        "longer than data.maximum_tokens left out": "pairs_dropped_long",
+        "sources cut there at evaluation": "sources_truncated",
+        "validation targets cut there": "targets_truncated",
+    }
+    largest = {
+        text: max((cell.largest(name) or 0 for cell in group.cells), default=0)
+        for text, name in counters.items()
+    }
+    shown = ", ".join(f"{count(number)} {text}" for text, number in largest.items() if number)
+    return [f"data: {shown}"] if shown else []
 
 
 def _unsuccessful(group: Group) -> list[str]:

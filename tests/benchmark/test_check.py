@@ -1,6 +1,8 @@
 """`seqbench check` names model, hook, what was expected, what was got; sound files of a user's own pass."""
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from benchmark.check.task import TASK_CHECKS, TaskUnderCheck
 from benchmark.config import UserError, available
 from models.transformer import Transformer
 from tasks import Task, TaskConfig
+from tests.benchmark.test_cli import seqbench
 
 
 class Transposed(Transformer):
@@ -201,6 +204,35 @@ def test_a_model_file_of_the_users_own_is_checked_with_its_options(tmp_path):
     path.write_text(OWN_MODEL.replace("self.words(token)", "self.words(token).detach() * config_bias"))
     failed = [outcome for outcome in check_named(str(path), tmp_path) if not outcome.ok]
     assert any("decode_step raised NameError" in outcome.message for outcome in failed)
+
+
+def test_a_users_own_model_and_task_are_trained_reported_and_trained_again(tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_MODEL)
+    (tmp_path / "doubling.py").write_text(OWN_TASK)
+    common = ["--results", tmp_path / "results", "--device", "cpu", "--threads", "1", "--wandb", "disabled"]
+    ended = seqbench(
+        "run", f"model.name={tmp_path}/mine.py", "model.width=8", f"task.name={tmp_path}/doubling.py",
+        "training.steps=4", "training.validations=2", "training.precision=float32", "--study", "own", *common,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    [path] = (tmp_path / "results").glob("own/runs/*/record.json")
+    record = json.loads(path.read_text())
+    assert (record["status"], record["steps"], record["training_pairs"]) == ("done", 4, 10)
+    assert {score["split"] for score in record["scores"]} == {"validation", "test"}
+
+    ended = seqbench("report", tmp_path / "results" / "own", "--rescore", "--trust-code")
+    assert ended.returncode == 0, ended.stderr
+    assert "1/0/0" in ended.stdout and "mine" in ended.stdout and "doubling" in ended.stdout
+
+    shutil.rmtree(path.parent)
+    study = tmp_path / "results" / "own" / "study.yaml"
+    ended = seqbench("run", study, *common)
+    assert ended.returncode == 2 and "--trust-code" in ended.stderr
+    ended = seqbench("run", study, "--trust-code", *common)
+    assert ended.returncode == 0, ended.stderr
+    again = json.loads(path.read_text())
+    for name in ("run_id", "loss_curve_sha256", "weights_sha256", "hypotheses_sha256", "scores"):
+        assert again[name] == record[name], name
 
 
 def test_a_mistake_that_only_one_option_shows_is_named_with_it(tmp_path):

@@ -1,6 +1,7 @@
 """Scores made again from stored output: the same, or said to differ; never an edited record, never torch."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from benchmark.config import UserError
-from benchmark.hypotheses import compress_lines, hypotheses_path, lines_sha256
-from benchmark.measure.quality import METRICS
+from benchmark.hypotheses import compress_lines, hypotheses_path, lines_sha256, read_lines
+from benchmark.measure.quality import METRICS, count_words
 from benchmark.record import Score, record_bytes
 from benchmark.rescore import rescore
 from benchmark.study_texts import keep_texts, kept_references, texts_folder
 from tasks import Task
+from tasks.data.corpus import prepare
+from tasks.grammar import Config as Grammar
 from tests.benchmark.report.records import train_record
+from tests.benchmark.test_cli import seqbench
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["one two three four", "five", "", "six\u2028seven eight nine"]
@@ -271,3 +275,67 @@ def test_rescoring_needs_no_torch(tmp_path):
         [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (run.stdout, run.stderr) == ("3\n", "")
+
+
+TRANSLATION = [
+    "model=transformer-small", "model.width=32", "model.feed_forward=64", "model.encoder_layers=1",
+    "model.decoder_layers=1", "task.name=grammar", "task.nouns=20", "task.verbs=9", "task.adjectives=6",
+    "task.adverbs=3", "task.vocabulary_size=400", "task.train_pairs=200", "task.validation_pairs=20",
+    "task.test_pairs=20", "training.steps=60", "training.average_checkpoints=1", "training.validations=3",
+    "training.validation_sentences=15",
+    "training.warmup_steps=5", "training.learning_rate=0.01", "training.precision=float32",
+]  # fmt: skip
+
+
+def test_a_translation_is_trained_and_scored_as_sacrebleu_itself_scores_it(tmp_path):
+    ended = seqbench(
+        "run", *TRANSLATION, "--study", "s", "--results", tmp_path / "results", "--device", "cpu",
+        "--threads", "1", "--wandb", "disabled", XDG_CACHE_HOME=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    [path] = (tmp_path / "results").glob("s/runs/*/record.json")
+    record = json.loads(path.read_text())
+
+    curve = [(point["step"], point["generated_sentences"], point["scores"]) for point in record["curve"]]
+    assert [(step, sentences) for step, sentences, _ in curve] == [(20, 15), (40, 15), (60, 15)]
+    for _, _, scores in curve:
+        assert {(score["split"], score["metric"]) for score in scores} >= {
+            ("validation", "bleu"), ("validation", "chrf"),
+        }  # fmt: skip
+    final = {(score["split"], score["metric"]): score for score in record["scores"]}
+
+    texts = texts_folder(
+        tmp_path / "results" / "s",
+        record["experiment"]["task"],
+        version=1,
+        fingerprint=record["task_fingerprint"],
+    )
+    for split in ("validation", "test"):
+        hypotheses = read_lines(hypotheses_path(path.parent, split))
+        references = kept_references(texts, split)
+        assert references is not None
+        for name, lines in (("hypotheses", hypotheses), ("references", references)):
+            (tmp_path / name).write_text("".join(line + "\n" for line in lines))
+        for metric in ("bleu", "chrf"):
+            outcome = subprocess.run(
+                [sys.executable, "-m", "sacrebleu", tmp_path / "references", "-i", tmp_path / "hypotheses",
+                 "--metrics", metric, "--format", "json", "--width", "12", "--force"],
+                capture_output=True, text=True, check=True,
+            )  # fmt: skip
+            theirs, ours = json.loads(outcome.stdout), final[split, metric]
+            assert ours["value"] == pytest.approx(theirs["score"], abs=1e-11) and ours["value"] > 0
+            assert ours["signature"] == theirs["signature"]
+            assert ours["sentences"] == len(references) == 20
+
+    tiny = Grammar().tiny()
+    corpus = prepare(tiny.build(tmp_path), {}, maximum_tokens=256, cache_directory=tmp_path / "own")
+    nats = record["validation_loss"] * corpus.counters["validation"]["target_tokens"]
+    assert record["validation_perplexity_per_token"] == pytest.approx(math.exp(record["validation_loss"]))
+    words = count_words(corpus.texts("validation")[1])
+    assert record["validation_perplexity_per_word"] == pytest.approx(math.exp(nats / words))
+
+    before = path.read_bytes()
+    ended = seqbench("report", tmp_path / "results" / "s", "--rescore")
+    assert ended.returncode == 0, ended.stderr
+    assert f"{len(final)} scores made again, 0 differ" in ended.stderr
+    assert path.read_bytes() == before

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +20,10 @@ import pytest
 import torch
 from pytorch_lightning.loggers import Logger
 
-from benchmark import checkpoint, tracking, trainer
+from benchmark import checkpoint, resolution, tracking, trainer
 from benchmark.config import UserError, experiment_from
 from benchmark.device import choose_device
+from benchmark.evaluation import Process, mean_loss
 from benchmark.measure.speed import PlainLoop, TimedBatches
 from benchmark.measure.steps import StepLog
 from benchmark.module import Seq2SeqModule, step_seed
@@ -29,6 +31,7 @@ from benchmark.resolution import resolve
 from benchmark.schedule import rate_factor
 from benchmark.study import Asked
 from models import Seq2SeqModel
+from tasks.data.module import DataModule
 from tasks.parallel_text import Config as ParallelText
 from tests.benchmark.training_run import STEPS, curve_rows, experiment, identity, options, run
 
@@ -47,14 +50,18 @@ def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("model", ARCHITECTURES)
-def test_a_killed_run_resumes_bit_for_bit(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model", "step"),
+    [*((model, 8) for model in ARCHITECTURES), *(("lstm", step) for step in (1, 4, 12, 13))],
+)
+def test_a_killed_run_resumes_bit_for_bit(model: str, step: int, tmp_path: Path) -> None:
+    """Before a first checkpoint, on the step of a validation, on the last step, and while it is scored."""
     undisturbed = run(experiment(model), tmp_path / "undisturbed")
-    killed = in_a_process(model, str(tmp_path / "killed"), "--killed-at", "8")
+    killed = in_a_process(model, str(tmp_path / "killed"), "--killed-at", str(step))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run(experiment(model), tmp_path / "killed")
     assert undisturbed is not None and resumed is not None
-    assert resumed.resumed_times == 1
+    assert resumed.resumed_times == (0 if step == 1 else 1)
     assert resumed.bitwise
     assert identity(resumed) == identity(undisturbed)
 
@@ -199,25 +206,84 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
         run(one, tmp_path)
 
 
+@pytest.mark.parametrize("target", ["c b a", "c b a c b a"])
+def test_what_is_left_out_and_cut_is_counted(target: str, tmp_path: Path) -> None:
+    """Words that were cut have no loss, and so there is no perplexity for each of all words."""
+    data = tmp_path / "data"
+    data.mkdir()
+    long = "a b c a b c"
+    (data / "train.tsv").write_text(
+        "a b c\tc b a\n" * 40 + "a\t\n \ta\n" + f"{long}\ta\na\t{long}\n{long}\t{long}\n"
+    )
+    (data / "validation.tsv").write_text(f"a b c\tc b a\n{long}\ta b\na b\t{target}\n")
+    (data / "test.tsv").write_text(f"{long}\tc\n\tb\na\t{long}\n")
+    one = experiment("lstm", data={"maximum_tokens": 5}, training={"steps": 2, "validations": 1})
+    task = {"name": "parallel_text", "vocabulary": "symbols", "test": "test.tsv"}
+    one = experiment_from({**one.document(), "task": task}, files_allowed=False)
+    record = run(one, tmp_path)
+    assert record is not None
+    assert (record.training_pairs, record.pairs_dropped_empty, record.pairs_dropped_long) == (40, 2, 3)
+    assert record.sources_truncated == 2
+    assert record.targets_truncated == (1 if target == "c b a c b a" else 0)
+    assert record.validation_loss is not None
+    per_symbol = pytest.approx(math.exp(record.validation_loss))
+    assert record.validation_perplexity_per_token == per_symbol
+    assert record.validation_perplexity_per_word == (None if record.targets_truncated else per_symbol)
+    assert {score.split: score.sentences for score in record.scores} == {"validation": 3, "test": 3}
+
+
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(UserError, match="device: no 'tpu' here; there are: auto, cpu"):
         choose_device("tpu")
 
 
+HOPELESS: dict[str, Any] = {
+    "steps": 40,
+    "validations": 20,
+    "patience": 2,
+    "learning_rate": 5.0,
+    "validation_sentences": 0,
+}
+
+
 def test_an_early_stop_needs_patience_to_run_out(tmp_path: Path) -> None:
-    hopeless = {
-        "steps": 40,
-        "validations": 20,
-        "patience": 2,
-        "learning_rate": 5.0,
-        "validation_sentences": 0,
-    }
-    record = run(experiment("lstm", training=hopeless), tmp_path)
+    record = run(experiment("lstm", training=HOPELESS), tmp_path)
     assert record is not None
     losses = [point.validation_loss for point in record.curve if point.validation_loss is not None]
     assert record.stopped_early
     assert losses.index(min(losses)) == len(losses) - 3
     assert record.steps == record.curve[-1].step < 40
+
+
+@pytest.mark.parametrize("ended_by", ["a fault in scoring", "a signal"])
+def test_a_run_that_stopped_early_and_was_cut_off_takes_no_further_step(
+    ended_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = experiment("lstm", training=HOPELESS)
+    undisturbed = run(one, tmp_path / "undisturbed")
+    assert undisturbed is not None
+    taken = StepLog.on_train_batch_end
+
+    def fault(*_: Any) -> None:
+        raise RuntimeError("the machine is gone")
+
+    def terminated(self: StepLog, lightning: Any, *arguments: Any) -> None:
+        if lightning.global_step == undisturbed.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        taken(self, lightning, *arguments)
+
+    if ended_by == "a signal":
+        monkeypatch.setattr(StepLog, "on_train_batch_end", terminated)
+    else:
+        monkeypatch.setattr(trainer, "score_run", fault)
+    with pytest.raises((RuntimeError, trainer.Interrupted), match=r"the machine is gone|signal 15"):
+        run(one, tmp_path / "cut")
+    monkeypatch.undo()
+    resumed = run(one, tmp_path / "cut")
+    assert resumed is not None
+    assert resumed.resumed_times == 1 and resumed.stopped_early
+    assert resumed.steps == undisturbed.steps
+    assert identity(resumed) == identity(undisturbed)
 
 
 def test_what_is_scored_is_the_mean_of_the_last_validations(tmp_path: Path) -> None:
@@ -228,6 +294,28 @@ def test_what_is_scored_is_the_mean_of_the_last_validations(tmp_path: Path) -> N
     mean = checkpoint.average_weights(tmp_path, [2, 3])
     assert torch.equal(mean["w"], torch.full((2, 3), 4.0))
     assert torch.equal(mean["b"], torch.tensor([4.0]))
+
+
+def test_a_run_scores_the_mean_of_the_weights_of_its_last_validations(tmp_path: Path) -> None:
+    one = experiment("lstm", training={"average_checkpoints": 2})
+    record = run(one, tmp_path)
+    assert record is not None and record.checkpoints_averaged == 2
+    folder = tmp_path / "results" / "study" / "runs" / one.run_id() / "checkpoints"
+    last = [torch.load(folder / f"weights-{step:08d}.pt", weights_only=True) for step in (8, 12)]
+    assert any(not torch.equal(last[0][name], last[1][name]) for name in last[0])
+    mean = {name: ((last[0][name].double() + last[1][name].double()) / 2).float() for name in last[0]}
+    scored = torch.load(folder / checkpoint.AVERAGED, weights_only=True)
+    assert scored.keys() == mean.keys()
+    assert all(torch.equal(scored[name], mean[name]) for name in mean)
+    assert record.weights_sha256 == checkpoint.weights_sha256(mean)
+    assert record.validation_loss != record.validation_loss_last
+
+    _, corpus = trainer.corpus_of(one, tmp_path, tmp_path / "cache")
+    model = trainer.build_model(one, len(corpus.vocabulary))
+    model.load_state_dict(mean)
+    data = DataModule(corpus, batch_tokens=one.data.batch_tokens, seed=one.seed)
+    loss, _ = mean_loss(model, data.val_dataloader(), Process(device=torch.device("cpu")))
+    assert record.validation_loss == pytest.approx(loss, rel=1e-6)
 
 
 @pytest.mark.parametrize(("steps", "validations"), [(12, 3), (10, 3), (7, 10), (1000, 7)])
@@ -256,6 +344,30 @@ def test_budgets_become_steps(tmp_path: Path) -> None:
     assert passes.train_sentences == 2 * (passes.training_pairs or 0)
     assert seconds.training.budget == "steps"
     assert (seconds.training.steps or 0) >= 1
+
+
+@pytest.mark.parametrize(("speed", "precision"), [(0.04, "float32"), (1.05, "float32"), (2.0, "bfloat16")])
+def test_precision_is_measured_once_and_frozen_where_it_is_left_open(
+    speed: float, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measurements = []
+
+    def measured(device: torch.device) -> float:
+        measurements.append(device)
+        return speed
+
+    monkeypatch.setattr(resolution, "bfloat16_speed", measured)
+    names = ("transformer", "lstm")
+    asked = [Asked(experiment=experiment(name, training={"precision": "auto"})) for name in names]
+    asked += [Asked(experiment=experiment("convs2s", training={"precision": "bfloat16"}))]
+    asked += [Asked(experiment=experiment("convs2s", training={"precision": "float32"}))]
+    cells = [one.experiment for one in resolve(asked, options(tmp_path))]
+    found = [one.training.precision for one in cells]
+    assert found == [precision, precision, "bfloat16", "float32"]
+    assert measurements == [torch.device("cpu")]
+    for name, cell in zip(names, cells, strict=False):
+        assert cell == experiment(name, training={"precision": precision})
+        assert cell.run_id() == experiment(name, training={"precision": precision}).run_id()
 
 
 def test_a_machine_that_slows_down_takes_from_all_models_alike(
@@ -298,6 +410,73 @@ def test_learning_rates_follow_their_formulas() -> None:
     cosine = rates(schedule="cosine", final_fraction=0.1)
     assert cosine[55] == pytest.approx(0.55)
     assert linear[99] > 0.2 < linear[98]
+
+
+def test_a_bar_shows_loss_speed_and_the_newest_validation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = experiment("lstm", training={"steps": 50, "validations": 2})
+    record = run(one, tmp_path, progress=True)
+    assert record is not None
+    shown = [line for line in re.split(r"[\r\n]+", capsys.readouterr().err) if "lstm seed 0" in line]
+    first, last = record.curve
+    for point, lines in ((first, shown), (last, shown[-1:])):
+        validation = f"{point.validation_loss:.3f}, {point.scores[0].metric} {point.scores[0].value:.1f}"
+        expected = rf"loss \d+\.\d{{3}}, [\d,]+ target tokens/s, validation loss {validation}"
+        assert any(re.search(expected, line) for line in lines), shown
+    losses = [row["value"] for row in curve_rows(record, tmp_path) if row["quantity"] == "train_loss"]
+    assert f"loss {sum(losses[25:]) / 25:.3f}, " in shown[-1]
+    assert "50/50" in shown[-1]
+    assert not any(line.startswith("lstm seed 0: step") for line in shown), "no plain lines beside the bar"
+
+
+def test_a_line_shows_the_same_where_there_is_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = run(experiment("lstm", training={"steps": 50, "validations": 2}), tmp_path)
+    assert record is not None
+    lines = capsys.readouterr().err.splitlines()
+    for point, line in zip(record.curve, lines, strict=True):
+        assert re.fullmatch(
+            rf"lstm seed 0: step {point.step} of 50: loss \d\.\d{{3}}, [\d,]+ target tokens/s, "
+            rf"validation loss {point.validation_loss:.3f}, sequence_accuracy {point.scores[0].value:.1f}",
+            line,
+        )
+
+
+def test_training_looks_at_numbers_of_the_device_every_25_steps_and_not_at_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look waits for the device: a loss that is not finite is found without one at each step."""
+    step = 0
+    looks: set[int] = set()
+
+    def begins(*_: Any) -> None:
+        nonlocal step
+        step = 1
+
+    def ends(self: StepLog, lightning: Any, *arguments: Any) -> None:
+        nonlocal step
+        taken(self, lightning, *arguments)
+        step = lightning.global_step + 1
+
+    def watched(honest: Any) -> Any:
+        def look(self: torch.Tensor, *arguments: Any) -> Any:
+            looks.add(step)
+            return honest(self, *arguments)
+
+        return look
+
+    taken = StepLog.on_train_batch_end
+    monkeypatch.setattr(trainer.Timetable, "on_train_start", begins)
+    monkeypatch.setattr(StepLog, "on_train_batch_end", ends)
+    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, name, watched(getattr(torch.Tensor, name)))
+    training = {"steps": 60, "validations": 1}
+    # Dropout on a CPU draws its seed as a number; on a GPU it does not.
+    record = run(experiment("transformer", model={"dropout": 0.0}, training=training), tmp_path)
+    assert record is not None
+    assert looks - {0, 61} == {25, 50}
 
 
 def test_random_numbers_of_a_step_are_its_own() -> None:
@@ -370,6 +549,28 @@ def test_checkpoints_that_are_all_damaged_are_not_passed_over(tmp_path: Path) ->
     folder = tmp_path / "results" / "study" / "runs" / one.run_id() / "checkpoints"
     for path in folder.glob("step-*.ckpt"):
         path.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="none of its checkpoints is whole; remove the folder to start again"):
+        run(one, tmp_path)
+
+
+def test_weights_of_a_validation_that_are_damaged_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Validations are after steps 4, 8 and 12, and the last two checkpoints are kept."""
+    one = experiment("lstm")
+    undisturbed = run(one, tmp_path)
+    folder = tmp_path / "results" / "study" / "runs" / one.run_id() / "checkpoints"
+    (folder / "weights-00000012.pt").write_bytes(b"damaged")
+    assert checkpoint.latest(folder) == checkpoint.training_path(folder, 8)
+    resumed = run(one, tmp_path)
+    assert undisturbed is not None and resumed is not None
+    assert identity(resumed) == identity(undisturbed)
+    (folder / "weights-00000008.pt").unlink()
+    with pytest.raises(
+        UserError, match=r"weights-00000008\.pt: missing or damaged; remove .*/checkpoints to"
+    ):
+        run(one, tmp_path)
+    (folder / "weights-00000008.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="none of its checkpoints is whole; remove the folder to start again"):
         run(one, tmp_path)
 

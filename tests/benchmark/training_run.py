@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmark import trainer
+from benchmark import outcome, trainer
 from benchmark.config import Experiment, RunOptions, experiment_from
+from benchmark.evaluation import Generated, generate
 from benchmark.measure.steps import StepLog
 from benchmark.record import TrainRecord
 
@@ -78,9 +79,16 @@ def curve_rows(record: TrainRecord, folder: Path) -> list[dict[str, Any]]:
 
 
 def kill_at(step: int) -> None:
-    """Have this process killed outright in the middle of a step; checkpoints come every third step."""
+    """Have this process killed outright in the middle of a step, or, beyond the last, as it scores the test
+    split; checkpoints come every third step.
+    """
     trainer.CHECKPOINT_STEPS = 3
     taken = StepLog.on_train_batch_end
+
+    def generate_or_die(model: Any, data: Any, split: str, *arguments: Any) -> Generated:
+        if step > STEPS and split == "test":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return generate(model, data, split, *arguments)
 
     def on_train_batch_end(self: StepLog, lightning: Any, *arguments: Any) -> None:
         if lightning.global_step == step:
@@ -88,6 +96,7 @@ def kill_at(step: int) -> None:
         taken(self, lightning, *arguments)
 
     StepLog.on_train_batch_end = on_train_batch_end  # type: ignore[method-assign, assignment]
+    outcome.generate = generate_or_die  # type: ignore[assignment, attr-defined]
 
 
 def main(model: str, folder: str, *, killed_at: int, devices: int, dropout: float) -> None:

@@ -163,11 +163,25 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"task.train: {tmp_path}/train.en is a folder, not a file"
 
 
-@pytest.mark.parametrize(("line", "got"), [("no tab", "none"), ("a\tb\tc", "2"), ("", "none")])
+@pytest.mark.parametrize(("line", "got"), [("no tab", "none"), ("a\tb\tc", "2"), (" ", "none")])
 def test_a_tsv_line_has_exactly_one_tab(tmp_path: Path, line: str, got: str) -> None:
     write(tmp_path / "train.tsv", ["a\tb", line, "c\td"])
     text = refusal(tmp_path, train="train.tsv", validation="train.tsv", test=None, source=None, target=None)
     assert text == f"{tmp_path}/train.tsv:2: must have one tab, between source and target; got {got}"
+
+
+def test_an_empty_tsv_line_is_a_pair_of_empty_texts(tmp_path: Path) -> None:
+    rows = ["a b\tb a", "", "c\td"]
+    write(tmp_path / "train.tsv", rows)
+    task = build(
+        tmp_path, train="train.tsv", validation="train.tsv", test="train.tsv", source=None, target=None,
+        vocabulary="symbols",
+    )  # fmt: skip
+    assert list(task.pairs("test")) == [("a b", "b a"), ("", ""), ("c", "d")]
+    corpus = prepare(task, {}, maximum_tokens=64, cache_directory=tmp_path / "cache")
+    assert (corpus.counters["train"]["dropped_empty"], corpus.counters["train"]["pairs"]) == (1, 2)
+    assert corpus.counters["test"]["pairs"] == 3
+    assert corpus.texts("test") == (["a b", "", "c"], ["b a", "", "d"])
 
 
 def test_one_ending_without_the_other_is_refused() -> None:

@@ -96,6 +96,17 @@ def test_steps_are_shown_where_a_run_stopped_before_its_budget():
     assert "steps taken" not in markdown_table(study(train_record("a" * 16)))
 
 
+@pytest.mark.parametrize("form", [terminal_table, markdown_table])
+def test_what_was_left_out_of_the_data_or_cut_stands_below_the_table(form):
+    counted = {"pairs_dropped_empty": 1234, "pairs_dropped_long": 5, "sources_truncated": 0}
+    text = " ".join(form(study(train_record("a" * 16, **counted, targets_truncated=2))).split())
+    assert (
+        "data: 1,234 training pairs with an empty side left out, 5 longer than data.maximum_tokens left out, "
+        "2 validation targets cut there" in text
+    )
+    assert "data: " not in form(study(train_record("a" * 16, pairs_dropped_long=0)))
+
+
 def test_what_must_not_be_compared_stands_in_tables_of_its_own():
     other = train_record("f" * 16, provenance=provenance(precision="bfloat16"), scores=all_scores(31.0))
     text = terminal_table(study(*three_models(1), other))
