@@ -112,7 +112,7 @@ def write_pages(
         (new / "runs").mkdir()
         template = environment.get_template("run.html.j2")
         for record in progress(records):
-            document = run_document(study, study_folder, curves.get(record.run_id, record), samples)
+            document = run_document(study, curves.get(record.run_id, record), samples)
             text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
             (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
         write_atomic(new / "index.html", index_page(study, curves).encode())

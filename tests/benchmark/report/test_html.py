@@ -4,6 +4,7 @@ import html
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from benchmark.rescore import References
 from benchmark.store import StorageError
 from benchmark.study_texts import texts_folder
 from tests.benchmark.report.records import provenance, scores, speed_record, train_record
+from tests.benchmark.report.test_budgets import cell
 
 PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
 
@@ -152,17 +154,34 @@ def test_every_comparison_of_more_than_two_rows_has_a_filter(study_folder, tmp_p
     assert "data-filters=" not in pages(folder, tmp_path / "page")[0]["index.html"]
 
 
-def test_the_command_of_a_run_names_its_record_wherever_the_results_lie(study_folder, tmp_path, monkeypatch):
+def command_of(page):
+    (text,) = re.findall(r"<pre>(.*?)</pre>", page)
+    return html.unescape(text)
+
+
+def test_a_page_is_the_same_bytes_from_every_working_directory(study_folder, tmp_path, monkeypatch):
     folder, run_id = study_folder(*runs()), runs()[0].run_id
-
-    def command():
-        page = pages(folder, tmp_path / "page")[0][f"runs/{run_id}.html"]
-        (text,) = re.findall(r"<pre>(.*?)</pre>", page)
-        return html.unescape(text)
-
-    assert command() == f"seqbench run {folder}/runs/{run_id}/record.json"
+    first, _ = pages(folder, tmp_path / "page")
     monkeypatch.chdir(tmp_path)
-    assert command() == f"seqbench run a-study/runs/{run_id}/record.json"
+    assert pages(Path(folder.name), Path("page"))[0] == first
+    record = f"results/a-study/runs/{run_id}/record.json"
+    assert command_of(first[f"runs/{run_id}.html"]) == f"seqbench run {record} --threads 2"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "given", "options"),
+    [
+        ({}, {"threads": 3}, "--threads 3"),
+        ({}, {"threads": 1, "devices": 2}, "--threads 1 --devices 2"),
+        ({"model_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
+        ({"task_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
+    ],
+)
+def test_the_command_of_a_run_has_what_its_bits_rest_on(study_folder, tmp_path, experiment, given, options):
+    record = train_record("a" * 16, provenance=provenance(**given))
+    record = record.model_copy(update={"experiment": {**record.experiment, **experiment}})
+    made, _ = pages(study_folder(record), tmp_path / "page")
+    assert command_of(made[f"runs/{'a' * 16}.html"]).endswith(f"record.json {options}")
 
 
 def test_it_asks_for_nothing_from_elsewhere(study_folder, tmp_path):
@@ -175,21 +194,31 @@ def test_it_asks_for_nothing_from_elsewhere(study_folder, tmp_path):
         assert "url(" not in text.partition("<style>")[2].partition("</style>")[0]
 
 
-def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path):
-    references = [f"the cat number {number} sits here" for number in range(50)]
-    sources = [f"die Katze Nummer {number} sitzt hier" for number in range(50)]
-    made = []
-    for record, word in zip(runs(seeds=[0]), ("cat", "dog", PAYLOAD), strict=True):
-        output = [line.replace("cat", word) for line in references]
-        made.append((record.model_copy(update={"hypotheses_sha256": {"test": lines_sha256(output)}}), output))
-    folder = study_folder(*(record for record, _ in made))
+REFERENCES = [f"the cat number {number} sits here" for number in range(50)]
+
+
+def with_output(record, word):
+    """A run that wrote `word` for cat, and its output."""
+    output = [line.replace("cat", word) for line in REFERENCES]
+    return record.model_copy(update={"hypotheses_sha256": {"test": lines_sha256(output)}}), output
+
+
+def lay_output(folder, made):
+    """Beside the records their output, and in the study the texts of the split."""
     for record, output in made:
         path = folder / "runs" / record.run_id / "hypotheses.test.txt.gz"
         path.write_bytes(compress_lines(output))
     texts = texts_folder(folder, made[0][0].experiment["task"], version=1, fingerprint="")
     texts.mkdir(parents=True)
-    for side, lines in (("source", sources), ("reference", references)):
+    sources = [f"die Katze Nummer {number} sitzt hier" for number in range(50)]
+    for side, lines in (("source", sources), ("reference", REFERENCES)):
         (texts / f"test.{side}.txt.gz").write_bytes(compress_lines(lines))
+
+
+def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path):
+    made = list(map(with_output, runs(seeds=[0]), ("cat", "dog", PAYLOAD)))
+    folder = study_folder(*(record for record, _ in made))
+    lay_output(folder, made)
     page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
     assert page.count("die Katze Nummer") == SENTENCES
     assert page.count("<del>cat</del> <ins>dog</ins>") == SENTENCES
@@ -198,6 +227,41 @@ def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path
     own.write_bytes(compress_lines(["changed"] * 50))
     page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
     assert "die Katze" not in page and "this run's output as it was scored, are not at hand" in page
+
+
+def test_sentences_stand_beside_those_of_the_same_match_precision_and_setting(study_folder, tmp_path):
+    def one(number, model, word, **fields):
+        record = train_record(f"{number:016x}", model, **fields)
+        made = record.model_copy(update={"scores": scores({("test", "bleu"): 30.0})})
+        return with_output(made.model_copy(update={"operations_per_step": 1e9}), word)
+
+    def words(number):
+        page = pages(folder, tmp_path / "page")[0][f"runs/{number:016x}.html"]
+        return set(re.findall("<ins>([a-z]+)</ins>", page)), "equal seconds" in page, "equal flops" in page
+
+    low = {"provenance": provenance(precision="bfloat16")}
+    half = {"experiment": {"training": {"learning_rate": 0.0005}}}
+    made = [
+        one(0, "transformer-small", "reference"),
+        one(1, "lstm-small", "flops"), one(2, "lstm-small", "seconds"),
+        one(3, "convs2s-small", "ofseconds"),
+        one(4, "lstm-small", "low", **low), one(5, "convs2s-small", "lowtoo", **low),
+        one(6, "lstm-small", "half", **half), one(7, "mine", "halftoo", **half),
+        one(8, "lstm-small", "whole"), one(9, "mine", "wholetoo"),
+    ]  # fmt: skip
+    records = [record for record, _ in made]
+    cells = [
+        cell(records[0], match="seconds"), cell(records[0], match="flops"),
+        cell(records[1], match="flops", held=1.0), cell(records[2], match="seconds", held=1.0),
+        cell(records[3], match="seconds", held=1.0),
+    ]  # fmt: skip
+    folder = study_folder(*records, cells=cells)
+    lay_output(folder, made)
+    assert words(1) == ({"flops", "reference"}, False, True)
+    assert words(2) == words(3) == ({"seconds", "ofseconds", "reference"}, True, False)
+    assert words(4) == words(5) == ({"low", "lowtoo"}, False, False)
+    assert words(6) == words(7) == ({"half", "halftoo"}, False, False)
+    assert words(8) == words(9) == ({"whole", "wholetoo"}, False, False)
 
 
 def test_without_texts_it_says_why_once(study_folder, tmp_path):
