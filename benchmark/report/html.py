@@ -21,7 +21,7 @@ import jinja2
 from markupsafe import Markup
 
 from benchmark.config import one_line
-from benchmark.record import Record, TrainRecord
+from benchmark.record import LayerRecord, Record, TrainRecord
 from benchmark.report import charts, looks
 from benchmark.report.comparison import group_titles
 from benchmark.report.curves import with_curves
@@ -33,9 +33,9 @@ from benchmark.report.samples import Samples
 from benchmark.report.search import search_tables
 from benchmark.report.significance import significance_tables
 from benchmark.report.study_results import StudyResults
-from benchmark.report.tables import speed_tables, study_remarks, topics, train_tables
+from benchmark.report.tables import noise_of, speed_tables, study_remarks, topics, train_tables
 from benchmark.store import StorageError, write_atomic
-from benchmark.why.facts import Facts
+from benchmark.why.facts import Facts, series_of, unsettled
 from benchmark.why.figures import draw
 from benchmark.why.page import count_of, findings
 from benchmark.why.table import further_tables, table_1
@@ -290,7 +290,39 @@ def _provenance(study: StudyResults) -> list[str]:
             f"{one.seqbench_version} at commit {one.commit[:12]}{changed}"
         )
         found[line] = found.get(line, 0) + 1
-    return [f"{number:,} record{'' if number == 1 else 's'}: {line}" for line, number in found.items()]
+    lines = [f"{number:,} record{'' if number == 1 else 's'}: {line}" for line, number in found.items()]
+    return [*lines, *_timing(records)]
+
+
+def _timing(records: Sequence[Record]) -> list[str]:
+    """By kind of record: how it was timed, what disturbed it, and how many series of times kept drifting."""
+    methods: dict[tuple[str, str], int] = {}
+    noisy: dict[tuple[str, str], list[str]] = {}
+    drifting: dict[str, tuple[int, int]] = {}
+    for record in records:
+        if record.timing_method:
+            key = record.kind, record.timing_method
+            methods[key] = methods.get(key, 0) + 1
+        if isinstance(record, TrainRecord):
+            continue
+        if record.noisy:
+            what = record.run_id if record.kind == "speed" else record.subject
+            noisy.setdefault((record.kind, noise_of(record)), []).append(what)
+        if isinstance(record, LayerRecord) and (series := len(series_of(record))):
+            some, every = drifting.get(record.kind, (0, 0))
+            drifting[record.kind] = some + unsettled(record), every + series
+    return [
+        *(
+            f"timing of {number:,} {kind} record{'' if number == 1 else 's'}: {method}"
+            for (kind, method), number in methods.items()
+        ),
+        *(f"noisy, {kind} of {', '.join(names)}: {seen}" for (kind, seen), names in noisy.items()),
+        *(
+            f"drift: {some:,} of {every:,} series of {kind} records never settled"
+            for kind, (some, every) in drifting.items()
+            if some
+        ),
+    ]
 
 
 def _table(table: Table) -> dict[str, Any]:

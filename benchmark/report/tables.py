@@ -11,7 +11,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from benchmark.record import CAPTURED, SpeedRecord, SpeedRow, TrainRecord
+from benchmark.record import CAPTURED, LayerRecord, SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import match_lines
 from benchmark.report.checklist import checklist
 from benchmark.report.comparison import (
@@ -484,7 +484,7 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
                     [model, *(_ranged(found.get((model, *key))) for key in generation)] for model in models
                 ],
                 labels=1,
-                remarks=[],
+                remarks=_speed_remarks(record),
             )
         )
     return tables
@@ -542,10 +542,12 @@ def _in_billions(row: SpeedRow) -> SpeedRow:
 
 
 def _speed_remarks(record: SpeedRecord) -> list[str]:
-    if not record.noisy:
-        return []
-    seen = "; ".join(record.noise) or "other load or throttling was seen on the machine"
-    return [f"noisy: {seen}, while this was timed"]
+    return [f"noisy: {noise_of(record)}, while this was timed"] if record.noisy else []
+
+
+def noise_of(record: SpeedRecord | LayerRecord) -> str:
+    """What was seen on the machine while a noisy record was timed."""
+    return "; ".join(record.noise) or "other load or throttling was seen on the machine"
 
 
 def _ranged(row: SpeedRow | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.hypotheses import compress_lines, lines_sha256
-from benchmark.record import CurvePoint
+from benchmark.record import CurvePoint, LayerRecord, Row
 from benchmark.report import charts
 from benchmark.report.charts import study_charts
 from benchmark.report.curves import with_curves
@@ -182,6 +182,35 @@ def test_the_command_of_a_run_has_what_its_bits_rest_on(study_folder, tmp_path, 
     record = record.model_copy(update={"experiment": {**record.experiment, **experiment}})
     made, _ = pages(study_folder(record), tmp_path / "page")
     assert command_of(made[f"runs/{'a' * 16}.html"]).endswith(f"record.json {options}")
+
+
+def layer_record(number, kind, **fields):
+    given = {"status": "done", "provenance": provenance(), "timing_method": "the clock; 9 rounds", **fields}
+    return LayerRecord(run_id=f"{number:016x}", study="a-study", kind=kind, **given)
+
+
+def test_how_it_was_timed_and_what_disturbed_it_is_said_once_for_each_kind(study_folder, tmp_path):
+    still, moving = [1.0] * 12, [1.0 + number / 4 for number in range(12)]
+    times = [Row(quantity="seconds", value=1.0, unit="s", samples=one) for one in (still, moving)]
+    shared = {"noisy": True, "noise": ["2.0 tasks shared 2 cores"]}
+    made = [
+        speed_record(noisy=True, noise=[]),
+        layer_record(0xA, "time", subject="attention", rows=times, **shared),
+        layer_record(0xB, "time", subject="recurrence", rows=times, **shared),
+        layer_record(0xC, "time", subject="convolution", rows=times, noisy=False),
+        layer_record(0xD, "path", subject="hops", timing_method=None),
+    ]
+    text = pages(study_folder(*made), tmp_path / "page")[0]["index.html"]
+    section = text[text.index('<section id="provenance"') :]
+    assert re.findall("<li>(.*?)</li>", section.partition("</section>")[0])[1:] == [
+        "timing of 1 speed record: perf_counter, median of rounds",
+        "timing of 3 time records: the clock; 9 rounds",
+        f"noisy, speed of {'5' * 16}: other load or throttling was seen on the machine",
+        "noisy, time of attention, recurrence: 2.0 tasks shared 2 cores",
+        "drift: 3 of 6 series of time records never settled",
+    ]
+    speed = text[text.index('<section id="speed"') :].partition("</section>")[0]
+    assert speed.count("<strong>noisy: ") == 2  # training and generation
 
 
 def test_it_asks_for_nothing_from_elsewhere(study_folder, tmp_path):
