@@ -10,9 +10,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from benchmark.record import CAPTURED, LayerRecord, SpeedRecord, SpeedRow, TrainRecord
-from benchmark.report.budgets import match_lines
+from benchmark.report.budgets import budget_rows, match_lines
 from benchmark.report.checklist import checklist
 from benchmark.report.comparison import (
     ROW_FIELDS,
@@ -39,14 +41,22 @@ from benchmark.report.layout import (
 from benchmark.report.matrices import ranking_remarks
 from benchmark.report.published import published_tables
 from benchmark.report.rounding import count, mean_text, with_half_width, without_spread
-from benchmark.report.search import search_tables
-from benchmark.report.significance import families, leaders, significance_tables, undecided_because
+from benchmark.report.search import search_rows, search_tables
+from benchmark.report.significance import (
+    families,
+    leaders,
+    significance_rows,
+    significance_tables,
+    undecided_because,
+)
 from benchmark.report.study_results import StudyResults
+from benchmark.store import StorageError, write_atomic
 from benchmark.why.facts import Facts
-from benchmark.why.page import why_tables
+from benchmark.why.page import claim_rows, why_tables
 from tasks import VALIDATION
 
 MIB = 2**20
+FLAT_TABLES = ("comparison", "significance", "budget", "search", "speed", "layers", "claims")
 
 
 def terminal_table(study: StudyResults, width: int = 120, *, further: Sequence[Table] = ()) -> str:
@@ -74,16 +84,59 @@ def latex_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str:
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
-def csv_table(study: StudyResults) -> str:
-    """The rows of the comparison at full precision; of a study without one, those of its speed records, or of
-    its measurements of layers; of one without records, the header alone.
+def flat_rows(study: StudyResults) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a study by the name of their table, flat and at full precision; none that is empty."""
+    found = zip(
+        FLAT_TABLES,
+        (
+            rows(study.groups),
+            significance_rows(study.groups),
+            budget_rows(study.groups),
+            search_rows(study),
+            speed_rows(study.speed_records),
+            layer_rows(study.layer_records),
+            _claims(study),
+        ),
+        strict=True,
+    )
+    return {name: table for name, table in found if table}
+
+
+def _claims(study: StudyResults) -> list[dict[str, Any]]:
+    """The ledger of a study with measurements of layers, without its lists."""
+    ledger = claim_rows(Facts.of(study)) if study.layer_records else []
+    return [{name: value for name, value in row.items() if not isinstance(value, list)} for row in ledger]
+
+
+def csv_tables(study: StudyResults) -> dict[str, str]:
+    """What `flat_rows` gives as texts of CSV; of a study without records the header of the comparison."""
+    texts = {}
+    for name, table in (flat_rows(study) or {"comparison": []}).items():
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(table[0]) if table else ROW_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: for_csv(value) for key, value in row.items()} for row in table)
+        texts[name] = text.getvalue()
+    return texts
+
+
+def write_csv(study: StudyResults, folder: Path) -> list[Path]:
+    """One file for each of `csv_tables`, in place of those that were there; other files stay.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
-    found = rows(study.groups) or speed_rows(study.speed_records) or layer_rows(study.layer_records)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(found[0]) if found else ROW_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: for_csv(value) for name, value in row.items()} for row in found)
-    return text.getvalue()
+    texts = csv_tables(study)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_atomic(folder / f"{name}.csv", text.encode())
+        for name in FLAT_TABLES:
+            if name not in texts:
+                (folder / f"{name}.csv").unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+    return [folder / f"{name}.csv" for name in texts]
 
 
 def tables(study: StudyResults) -> list[Table]:

@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from benchmark.config import UserError
+from benchmark.record import Row
 from benchmark.report.escaping import for_csv, for_latex
 from benchmark.report.frame import COLUMNS, compare, load, plot
 from benchmark.report.layout import Column, Table, latex_lines, on_one_line
 from benchmark.report.study_results import load_study
-from benchmark.report.tables import csv_table, latex_table, markdown_table, train_tables
-from tests.benchmark.report.records import scores, speed_record, train_record
+from benchmark.report.tables import csv_tables, latex_table, markdown_table, train_tables, write_csv
+from benchmark.store import StorageError
+from tests.benchmark.report.records import layer_record, scores, speed_record, train_record
 from tests.benchmark.report.test_budgets import cell as study_cell
 from tests.benchmark.report.test_html import runs
 
@@ -92,22 +94,49 @@ def test_a_title_in_one_line_goes_on_only_where_its_lines_ended(title, line):
 
 def test_csv_has_full_precision_and_no_formula(study_folder):
     made = runs(models=("transformer-small", "=cmd()"))
-    study = load_study(study_folder(*made))
-    rows = list(csv.DictReader(io.StringIO(csv_table(study))))
+    texts = csv_tables(load_study(study_folder(*made)))
+    assert list(texts) == ["comparison", "significance", "budget"]
+    rows = list(csv.DictReader(io.StringIO(texts["comparison"])))
     assert {row["model"] for row in rows} == {"transformer-small", "'=cmd()"}
     values = [record.scores[0].value for record in made if record.model_preset == "transformer-small"]
     found = next(row for row in rows if row["model"] == "transformer-small")
     assert float(found["test_bleu_mean"]) == pytest.approx(sum(values) / 3, abs=1e-12)
     assert for_csv(-1.5) == -1.5
-    assert csv_table(load_study(study_folder())) == csv_table(study)  # the folder is the same
+
+
+def test_csv_leaves_no_row_out_and_its_old_files_go(study_folder, tmp_path):
+    made = [*runs(), speed_record(), layer_record(0xA, "path", subject="hops", rows=[of_layers("hops")])]
+    study = load_study(study_folder(*made))
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for name in ("search.csv", "mine.csv"):
+        (folder / name).touch()
+    written = write_csv(study, folder)
+    assert [path.stem for path in written] == [
+        "comparison", "significance", "budget", "speed", "layers", "claims",
+    ]  # fmt: skip
+    lengths = {path.stem: len(list(csv.DictReader(io.StringIO(path.read_text())))) for path in written}
+    assert lengths["comparison"] == lengths["budget"] == lengths["significance"] == 3
+    assert (lengths["speed"], lengths["layers"]) == (len(speed_record().rows), 1)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["mine.csv", *(path.name for path in written)]
+    )
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_csv(study, tmp_path / "file" / "tables")
+
+
+def of_layers(quantity):
+    return Row(quantity=quantity, value=1.0, unit=quantity, conditions={"n": 8})
 
 
 def test_csv_of_a_study_without_records_is_the_header(study_folder):
-    empty = csv_table(load_study(study_folder()))
-    (header,) = csv.reader(io.StringIO(empty))
+    empty = csv_tables(load_study(study_folder()))
+    (header,) = csv.reader(io.StringIO(empty.pop("comparison")))
+    assert empty == {}
     made = [record.model_copy(update={"scores": []}) for record in runs()]
-    full = csv_table(load_study(study_folder(*made)))
-    assert header == next(csv.reader(io.StringIO(full)))
+    full = csv_tables(load_study(study_folder(*made)))
+    assert header == next(csv.reader(io.StringIO(full["comparison"])))
 
 
 def test_a_frame_has_every_value_and_documented_columns(study_folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.hypotheses import compress_lines, lines_sha256
-from benchmark.record import CurvePoint, LayerRecord, Row
+from benchmark.record import CurvePoint, Row
 from benchmark.report import charts
 from benchmark.report.charts import study_charts
 from benchmark.report.curves import with_curves
@@ -20,7 +20,7 @@ from benchmark.report.tables import train_tables
 from benchmark.rescore import References
 from benchmark.store import StorageError
 from benchmark.study_texts import texts_folder
-from tests.benchmark.report.records import provenance, scores, speed_record, train_record
+from tests.benchmark.report.records import layer_record, provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_budgets import cell
 
 PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
@@ -182,11 +182,6 @@ def test_the_command_of_a_run_has_what_its_bits_rest_on(study_folder, tmp_path, 
     record = record.model_copy(update={"experiment": {**record.experiment, **experiment}})
     made, _ = pages(study_folder(record), tmp_path / "page")
     assert command_of(made[f"runs/{'a' * 16}.html"]).endswith(f"record.json {options}")
-
-
-def layer_record(number, kind, **fields):
-    given = {"status": "done", "provenance": provenance(), "timing_method": "the clock; 9 rounds", **fields}
-    return LayerRecord(run_id=f"{number:016x}", study="a-study", kind=kind, **given)
 
 
 def test_how_it_was_timed_and_what_disturbed_it_is_said_once_for_each_kind(study_folder, tmp_path):
