@@ -27,6 +27,7 @@ from benchmark.report.comparison import group_titles
 from benchmark.report.curves import with_curves
 from benchmark.report.layout import Table
 from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
+from benchmark.report.placing import made_aside
 from benchmark.report.published import published_tables
 from benchmark.report.run_page import run_document
 from benchmark.report.samples import Samples
@@ -94,7 +95,7 @@ def write_pages(
 ) -> Path:
     """Write `index.html` and `runs/<id>.html` into `folder`; the path of the first.
 
-    Pages that are there are replaced once the new ones are whole; what a user laid beside them stays.
+    Pages that are there stay until all new ones are whole; what a user laid beside them stays.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -103,38 +104,48 @@ def write_pages(
     records = (*study.train_records, *study.trials)
     curves = with_curves(records, study_folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        with made_aside(folder) as new:
+            (new / "runs").mkdir()
+            template = environment.get_template("run.html.j2")
+            for record in progress(records):
+                document = run_document(study, curves.get(record.run_id, record), samples)
+                text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
+                (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
+            write_atomic(new / "index.html", index_page(study, curves).encode())
+            _replace(new, folder)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        new.chmod(0o755)
-        (new / "runs").mkdir()
-        template = environment.get_template("run.html.j2")
-        for record in progress(records):
-            document = run_document(study, curves.get(record.run_id, record), samples)
-            text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
-            (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
-        write_atomic(new / "index.html", index_page(study, curves).encode())
-        _replace(new, folder)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return folder / "index.html"
 
 
 def _replace(new: Path, folder: Path) -> None:
-    """What is there of the page's own goes, what a user laid beside it stays."""
-    folder.mkdir(exist_ok=True)
-    (folder / "runs").mkdir(exist_ok=True)
-    names = {path.name for path in (new / "runs").iterdir()}
-    for path in (new / "runs").iterdir():
-        path.replace(folder / "runs" / path.name)
-    (new / "index.html").replace(folder / "index.html")
-    for path in (folder / "runs").iterdir():
-        if _RUN_PAGE.fullmatch(path.name) and path.name not in names:
-            path.unlink()
+    """Put the new page in the place of the old one, which comes back where that fails.
+
+    The pages of runs are exchanged as one folder; what a user laid between them is copied first.
+    """
+    runs, old = folder / "runs", new / "old"
+    if runs.exists():
+        shutil.copytree(
+            runs,
+            new / "runs",
+            symlinks=True,
+            ignore=lambda place, names: [
+                name for name in names if place == str(runs) and _RUN_PAGE.fullmatch(name)
+            ],
+            dirs_exist_ok=True,
+        )
+        runs.replace(old)
+    try:
+        (new / "runs").replace(runs)
+        try:
+            (new / "index.html").replace(folder / "index.html")
+        except BaseException:
+            runs.replace(new / "runs")
+            raise
+    except BaseException:
+        if old.exists() and not runs.exists():
+            old.replace(runs)
+        raise
 
 
 def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:

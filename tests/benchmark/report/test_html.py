@@ -2,8 +2,10 @@
 
 import html
 import json
+import os
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from benchmark.report import charts
 from benchmark.report.charts import study_charts
 from benchmark.report.curves import with_curves
 from benchmark.report.html import write_pages
+from benchmark.report.placing import STALE_SECONDS
 from benchmark.report.samples import SENTENCES, Samples, marked
 from benchmark.report.study_results import load_study
 from benchmark.report.tables import train_tables
@@ -338,6 +341,49 @@ def test_what_a_user_laid_beside_the_pages_stays(study_folder, tmp_path):
     pages(folder, output)
     assert [path.read_text() for path in theirs] == ["mine"] * 3
     assert not (output / "runs" / f"{run_id}.html").exists()
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("failing", ["old", "runs", "index.html"])
+def test_an_old_page_stays_whole_where_the_new_one_cannot_take_its_place(
+    study_folder, tmp_path, monkeypatch, failing
+):
+    folder, output = study_folder(*runs(seeds=[0])), tmp_path / "page"
+    pages(folder, output)
+    (output / "runs" / "mine.txt").write_text("mine")
+    before, replace = content(output), Path.replace
+
+    def stopped(self, target):
+        if target.name == failing:
+            monkeypatch.undo()  # what was moved may be moved back
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    study_folder(*runs(seeds=[0, 1]))
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+        pages(folder, output)
+    assert content(output) == before
+    pages(folder, output)
+    after = content(output)
+    assert len(after) == len(before) + 3
+    assert after["index.html"] != before["index.html"] and after["runs/mine.txt"] == b"mine"
+
+
+def test_what_killed_reports_left_goes_when_it_is_old(study_folder, tmp_path):
+    folder, output = study_folder(*runs(seeds=[0])), tmp_path / "page"
+    for name, age in (("old", 2 * STALE_SECONDS), ("young", 0)):
+        left = output / f".report.{name}.tmp"
+        (left / "runs").mkdir(parents=True)
+        for path in (left / "runs", left):
+            os.utime(path, (time.time() - age,) * 2)
+    pages(folder, output)
+    assert sorted(path.name for path in output.iterdir()) == [".report.young.tmp", "index.html", "runs"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(study_folder, tmp_path):
