@@ -27,6 +27,7 @@ from benchmark.report.comparison import (
     speed_rows,
 )
 from benchmark.report.escaping import for_csv, for_latex, for_markdown, for_terminal
+from benchmark.report.heading import budget, budget_steps, plural
 from benchmark.report.layout import (
     METRIC_TITLES,
     NOT_MEASURED,
@@ -182,7 +183,7 @@ def study_remarks(study: StudyResults) -> list[str]:
     remarks += ranking_remarks(study.groups)
     if study.missing:
         names = ", ".join(study.missing[:6]) + (", ..." if len(study.missing) > 6 else "")
-        remarks.append(f"missing: {_plural(len(study.missing), 'run')} of the study: {names}")
+        remarks.append(f"missing: {plural(len(study.missing), 'run')} of the study: {names}")
     if not (study.train_records or study.speed_records or study.trials or study.layer_records):
         remarks.insert(0, f"study {study.name}: no records yet")
     return remarks
@@ -206,7 +207,7 @@ def _train_table(group: Group, title: str) -> Table:
     first_score = len(columns)
     columns += _score_columns(group)
     columns += _cost_columns()
-    if any(record.steps != _budget_steps(record) for cell in group.cells for record in cell.done):
+    if any(record.steps != budget_steps(record) for cell in group.cells for record in cell.done):
         columns.append((Column(title=("steps", "taken")), _median_text("steps", count)))
     keep = [i for i, (column, value) in enumerate(columns) if column.is_text or _any_value(group, value)]
     shown = [columns[i] for i in keep]
@@ -380,12 +381,12 @@ def _heading(group: Group) -> list[str]:
     conditions = group.conditions
     devices = f"{conditions.devices} x " if conditions.devices > 1 else ""
     fingerprint = f", data {conditions.task_fingerprint[:12]}" if conditions.task_fingerprint else ""
-    threads = f", {_plural(conditions.threads, 'thread')}" if conditions.threads else ""
+    threads = f", {plural(conditions.threads, 'thread')}" if conditions.threads else ""
     lines = [
         f"device: {devices}{conditions.device}{threads}, {conditions.precision}, "
         f"torch {conditions.torch_version}",
         *_devices(group),
-        f"budget: {_budget(group)}",
+        f"budget: {budget(group.records)}",
         f"task: {conditions.task}, version {conditions.task_version}{fingerprint}; "
         f"harness version {conditions.harness_version}",
     ]
@@ -406,28 +407,10 @@ def _devices(group: Group) -> list[str]:
     found: dict[str, int] = {}
     for record in group.records:
         one = record.provenance
-        name = f"{one.device}, {_plural(one.threads, 'thread')}"
+        name = f"{one.device}, {plural(one.threads, 'thread')}"
         found[name] = found.get(name, 0) + 1
-    shown = "; ".join(f"{_plural(number, 'run')} on {name}" for name, number in found.items())
+    shown = "; ".join(f"{plural(number, 'run')} on {name}" for name, number in found.items())
     return [f"scores alone are compared over devices: {shown}"]
-
-
-def _budget(group: Group) -> str:
-    """Steps, which every budget became when the study was made; by model where they are not the same."""
-    by_model: dict[str, list[str]] = {}
-    for record in group.records:
-        steps = _budget_steps(record)
-        by_model.setdefault(record.model_preset, []).append("unknown" if steps is None else count(steps))
-    texts = {model: "/".join(dict.fromkeys(steps)) for model, steps in by_model.items()}
-    if len(set(texts.values())) == 1:
-        return f"{next(iter(texts.values()))} steps"
-    return ", ".join(f"{model} {steps}" for model, steps in texts.items()) + " steps"
-
-
-def _budget_steps(record: TrainRecord) -> int | None:
-    training = record.experiment.get("training")
-    steps = training.get("steps") if isinstance(training, dict) else None
-    return steps if isinstance(steps, int) else None
 
 
 def _unsuccessful(group: Group) -> list[str]:
@@ -568,7 +551,7 @@ def _compared_with(quantity: str, baseline: str) -> tuple[str, ...]:
 def _speed_heading(record: SpeedRecord, found: dict[tuple[str, str, str, str], SpeedRow]) -> list[str]:
     provenance = record.provenance
     heading = [
-        f"device: {provenance.device}, {_plural(provenance.threads, 'thread')}, {provenance.precision}, "
+        f"device: {provenance.device}, {plural(provenance.threads, 'thread')}, {provenance.precision}, "
         f"torch {provenance.torch_version}",
         f"task: {record.task_preset or record.task_name}, version {record.task_version}; "
         f"harness version {provenance.harness_version}; run {record.run_id}",
@@ -614,7 +597,3 @@ def _ranged(row: SpeedRow | None) -> str:
         with_half_width(one, half_width).partition(" ")[0] for one in (row.value, row.low, row.high)
     )
     return f"{value} ({low} to {high})"
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
