@@ -26,7 +26,7 @@ from benchmark.report.comparison import (
     rows,
     speed_rows,
 )
-from benchmark.report.escaping import for_csv, for_latex, for_markdown, for_terminal
+from benchmark.report.escaping import for_csv, for_markdown, for_terminal
 from benchmark.report.heading import budget, budget_steps, plural
 from benchmark.report.layout import (
     METRIC_TITLES,
@@ -35,6 +35,7 @@ from benchmark.report.layout import (
     Place,
     Table,
     latex_lines,
+    latex_notes,
     markdown_lines,
     metric_title,
     terminal_lines,
@@ -79,9 +80,9 @@ def markdown_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str
 
 def latex_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str:
     """All tables of a study, and `further` ones, for LaTeX with booktabs."""
-    parts = [["% needs \\usepackage{booktabs,graphicx,longtable,textcomp}"]]
+    parts = [["% needs \\usepackage{booktabs,graphicx,textcomp}"]]
     parts += [latex_lines(table) for table in (*tables(study), *further)]
-    parts += [[f"% {for_latex(remark)}" for remark in study_remarks(study)]]
+    parts += [latex_notes(study_remarks(study))]
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
