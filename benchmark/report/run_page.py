@@ -34,7 +34,13 @@ def run_document(study: StudyResults, record: TrainRecord, samples: Samples) -> 
         "state": _state(record),
         "facts": _facts(record),
         "scores": [
-            [one.split, metric_title(one.metric), f"{one.value:.2f}", count(one.sentences), one.signature]
+            [
+                one.split,
+                metric_title(one.metric),
+                without_spread(one.value),
+                count(one.sentences),
+                one.signature,
+            ]
             for one in record.scores
         ],
         "curves": _curves(record.curve),
@@ -152,7 +158,7 @@ def _validations(curve: Sequence[CurvePoint]) -> list[list[str]]:
                 count(point.step),
                 count(point.train_target_tokens),
                 without_spread(point.train_seconds),
-                NOT_MEASURED if point.validation_loss is None else f"{point.validation_loss:.3f}",
+                NOT_MEASURED if point.validation_loss is None else without_spread(point.validation_loss),
                 *(without_spread(scores[name]) if name in scores else NOT_MEASURED for name in metrics),
             ]
         )

@@ -17,6 +17,7 @@ from benchmark.report.charts import study_charts
 from benchmark.report.curves import with_curves
 from benchmark.report.html import write_pages
 from benchmark.report.placing import STALE_SECONDS
+from benchmark.report.rounding import without_spread
 from benchmark.report.samples import SENTENCES, Samples, marked
 from benchmark.report.study_results import load_study
 from benchmark.report.tables import train_tables
@@ -83,9 +84,20 @@ def test_every_cell_of_the_tables_is_in_the_page_and_twice_gives_the_same_bytes(
         assert f'href="runs/{record.run_id}.html"' in first["index.html"]
         own = cells_of(first[f"runs/{record.run_id}.html"])
         for score in record.scores:
-            assert f"{score.value:.2f}" in own
+            assert without_spread(score.value) in own
         assert "4,012,345" in own
         assert record.provenance.torch_version in own
+
+
+def test_a_score_of_one_seed_reads_the_same_in_the_table_and_on_its_run_s_page(study_folder, tmp_path):
+    values = {("test", "bleu"): 34.567, ("test", "sequence_accuracy"): 0.4567, ("validation", "bleu"): 5.0}
+    record = train_record("a" * 16, scores=scores(values), curve=curve(0.0))
+    made, _ = pages(study_folder(record), tmp_path / "page")
+    own, table = cells_of(made[f"runs/{'a' * 16}.html"]), cells_of(made["index.html"])
+    for text in ("34.6", "0.457", "5.00"):
+        assert text in own and text in table
+    first = own.index("700,000") - 1
+    assert own[first : first + 5] == ["1,000", "700,000", "100", "3.00", "10.0"]
 
 
 def test_the_highest_mean_is_marked_and_what_the_seeds_do_not_tell_from_it(study_folder, tmp_path):
