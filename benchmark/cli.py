@@ -534,6 +534,7 @@ Examples:
   seqbench report multi30k-en-de --format html --open
   seqbench report multi30k-en-de multi30k-en-de-long --format latex
   seqbench report multi30k-en-de --format svg --output figures
+  seqbench report multi30k-en-de --format csv --output tables
   seqbench report multi30k-en-de --rescore
   seqbench report multi30k-en-de --format wandb
   seqbench report multi30k-en-de --significance
@@ -550,7 +551,7 @@ def report(
     data_directory: DataDirectory = None,
     form: Annotated[
         Form,
-        typer.Option("--format", help="What to make; html, svg, png: in STUDY/report, or --output."),
+        typer.Option("--format", help="What to make; html, csv, svg, png: in STUDY/report, or --output."),
     ] = Form.terminal,
     rescore: Annotated[
         bool, typer.Option("--rescore", help="Score the stored output again first; 4 where it differs.")
@@ -578,6 +579,7 @@ def report(
 
     from benchmark.config import UserError
     from benchmark.report.study_results import load_study
+    from benchmark.report.tables import write_csv
     from benchmark.store import write_atomic
 
     folders = [_study_folder(study, results) for study in studies]
@@ -587,9 +589,9 @@ def report(
         form = Form.html
     elif as_json:
         form = Form.json
-    into_folder = form in (Form.html, Form.svg, Form.png)
+    into_folder = form in (Form.html, Form.csv, Form.svg, Form.png)
     for name, wanted in (("--significance", significance), ("--forensics", forensics)):
-        if (into_folder or form in (Form.wandb, Form.csv)) and wanted:
+        if (into_folder or form is Form.wandb) and wanted:
             raise UserError(f"{name}: is not part of --format {form.value}; leave one of the two out")
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output: there is no folder {output.absolute().parent}")
@@ -619,6 +621,8 @@ def report(
                 say(f"no browser could be started; open {page}")
         elif form in (Form.svg, Form.png):
             _figures(loaded, folder, output or folder / "report" / "figures", form)
+        elif form is Form.csv:
+            show("\n".join(map(str, write_csv(loaded, output or folder / "report" / "tables"))))
         else:
             text, complete = _report_text(
                 loaded, folder, form, significance, forensics, _data_directory(data_directory), trust_code
@@ -642,7 +646,7 @@ def _report_text(
     trust_code: bool,
 ) -> tuple[str, bool]:
     """A study's report as text, and whether all that was asked for beside its tables could be made."""
-    from benchmark.report.tables import csv_table, latex_table, markdown_table, terminal_table
+    from benchmark.report.tables import latex_table, markdown_table, terminal_table
 
     complete = True
     further: list[Table] = []
@@ -665,8 +669,6 @@ def _report_text(
         return markdown_table(loaded, further=further), complete
     if form is Form.latex:
         return latex_table(loaded, further=further), complete
-    if form is Form.csv:
-        return csv_table(loaded), complete
     return terminal_table(loaded, _width(), further=further), complete
 
 

@@ -16,6 +16,7 @@ from benchmark.report.curves import with_curves
 from benchmark.report.drawing import Form, figure_of, save
 from benchmark.report.escaping import for_terminal
 from benchmark.report.looks import Look, looks
+from benchmark.report.placing import made_aside
 from benchmark.report.study_results import StudyResults
 from benchmark.store import StorageError
 
@@ -39,31 +40,32 @@ STYLE: Any = {
 
 def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: Form) -> list[Path]:
     """One file for each chart of the study's page, and each quantity that a reader could choose there; the
-    same bytes for the same records.
+    same bytes for the same records. Those that are there stay until all new ones are drawn.
 
     Raises:
         StorageError: the folder cannot be written.
     """
     curves = with_curves((*study.train_records, *study.trials), study_folder)
-    written = []
+    names = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with rc_context(STYLE):
-            charts = study_charts(study, curves)
-            look = looks(charts)
-            for chart in charts:
-                for name, x, y in _views(chart):
-                    path = folder / f"{name}.{form}"
-                    save(draw_chart(chart, x, y, look), path, form)
-                    written.append(path)
-        if study.layer_records:
-            from benchmark.why.facts import Facts
-            from benchmark.why.figures import draw
+        with made_aside(folder) as new:
+            with rc_context(STYLE):
+                charts = study_charts(study, curves)
+                look = looks(charts)
+                for chart in charts:
+                    for name, x, y in _views(chart):
+                        save(draw_chart(chart, x, y, look), new / f"{name}.{form}", form)
+                        names.append(f"{name}.{form}")
+            if study.layer_records:
+                from benchmark.why.facts import Facts
+                from benchmark.why.figures import draw
 
-            written += [folder / name for name, _ in draw(Facts.of(study), folder, form)]
+                names += [name for name, _ in draw(Facts.of(study), new, form)]
+            for name in names:
+                (new / name).replace(folder / name)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
-    return written
+    return [folder / name for name in names]
 
 
 def _views(chart: Chart) -> list[tuple[str, Axis, Axis | None]]:

@@ -21,21 +21,22 @@ import jinja2
 from markupsafe import Markup
 
 from benchmark.config import one_line
-from benchmark.record import Record, TrainRecord
+from benchmark.record import LayerRecord, Record, TrainRecord
 from benchmark.report import charts, looks
 from benchmark.report.comparison import group_titles
 from benchmark.report.curves import with_curves
 from benchmark.report.layout import Table
 from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
+from benchmark.report.placing import made_aside
 from benchmark.report.published import published_tables
 from benchmark.report.run_page import run_document
 from benchmark.report.samples import Samples
 from benchmark.report.search import search_tables
 from benchmark.report.significance import significance_tables
 from benchmark.report.study_results import StudyResults
-from benchmark.report.tables import speed_tables, study_remarks, topics, train_tables
+from benchmark.report.tables import noise_of, speed_tables, study_remarks, topics, train_tables
 from benchmark.store import StorageError, write_atomic
-from benchmark.why.facts import Facts
+from benchmark.why.facts import Facts, series_of, unsettled
 from benchmark.why.figures import draw
 from benchmark.why.page import count_of, findings
 from benchmark.why.table import further_tables, table_1
@@ -94,7 +95,7 @@ def write_pages(
 ) -> Path:
     """Write `index.html` and `runs/<id>.html` into `folder`; the path of the first.
 
-    Pages that are there are replaced once the new ones are whole; what a user laid beside them stays.
+    Pages that are there stay until all new ones are whole; what a user laid beside them stays.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -103,38 +104,48 @@ def write_pages(
     records = (*study.train_records, *study.trials)
     curves = with_curves(records, study_folder)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+        with made_aside(folder) as new:
+            (new / "runs").mkdir()
+            template = environment.get_template("run.html.j2")
+            for record in progress(records):
+                document = run_document(study, curves.get(record.run_id, record), samples)
+                text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
+                (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
+            write_atomic(new / "index.html", index_page(study, curves).encode())
+            _replace(new, folder)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        new.chmod(0o755)
-        (new / "runs").mkdir()
-        template = environment.get_template("run.html.j2")
-        for record in progress(records):
-            document = run_document(study, study_folder, curves.get(record.run_id, record), samples)
-            text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
-            (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
-        write_atomic(new / "index.html", index_page(study, curves).encode())
-        _replace(new, folder)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return folder / "index.html"
 
 
 def _replace(new: Path, folder: Path) -> None:
-    """What is there of the page's own goes, what a user laid beside it stays."""
-    folder.mkdir(exist_ok=True)
-    (folder / "runs").mkdir(exist_ok=True)
-    names = {path.name for path in (new / "runs").iterdir()}
-    for path in (new / "runs").iterdir():
-        path.replace(folder / "runs" / path.name)
-    (new / "index.html").replace(folder / "index.html")
-    for path in (folder / "runs").iterdir():
-        if _RUN_PAGE.fullmatch(path.name) and path.name not in names:
-            path.unlink()
+    """Put the new page in the place of the old one, which comes back where that fails.
+
+    The pages of runs are exchanged as one folder; what a user laid between them is copied first.
+    """
+    runs, old = folder / "runs", new / "old"
+    if runs.exists():
+        shutil.copytree(
+            runs,
+            new / "runs",
+            symlinks=True,
+            ignore=lambda place, names: [
+                name for name in names if place == str(runs) and _RUN_PAGE.fullmatch(name)
+            ],
+            dirs_exist_ok=True,
+        )
+        runs.replace(old)
+    try:
+        (new / "runs").replace(runs)
+        try:
+            (new / "index.html").replace(folder / "index.html")
+        except BaseException:
+            runs.replace(new / "runs")
+            raise
+    except BaseException:
+        if old.exists() and not runs.exists():
+            old.replace(runs)
+        raise
 
 
 def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
@@ -290,7 +301,39 @@ def _provenance(study: StudyResults) -> list[str]:
             f"{one.seqbench_version} at commit {one.commit[:12]}{changed}"
         )
         found[line] = found.get(line, 0) + 1
-    return [f"{number:,} record{'' if number == 1 else 's'}: {line}" for line, number in found.items()]
+    lines = [f"{number:,} record{'' if number == 1 else 's'}: {line}" for line, number in found.items()]
+    return [*lines, *_timing(records)]
+
+
+def _timing(records: Sequence[Record]) -> list[str]:
+    """By kind of record: how it was timed, what disturbed it, and how many series of times kept drifting."""
+    methods: dict[tuple[str, str], int] = {}
+    noisy: dict[tuple[str, str], list[str]] = {}
+    drifting: dict[str, tuple[int, int]] = {}
+    for record in records:
+        if record.timing_method:
+            key = record.kind, record.timing_method
+            methods[key] = methods.get(key, 0) + 1
+        if isinstance(record, TrainRecord):
+            continue
+        if record.noisy:
+            what = record.run_id if record.kind == "speed" else record.subject
+            noisy.setdefault((record.kind, noise_of(record)), []).append(what)
+        if isinstance(record, LayerRecord) and (series := len(series_of(record))):
+            some, every = drifting.get(record.kind, (0, 0))
+            drifting[record.kind] = some + unsettled(record), every + series
+    return [
+        *(
+            f"timing of {number:,} {kind} record{'' if number == 1 else 's'}: {method}"
+            for (kind, method), number in methods.items()
+        ),
+        *(f"noisy, {kind} of {', '.join(names)}: {seen}" for (kind, seen), names in noisy.items()),
+        *(
+            f"drift: {some:,} of {every:,} series of {kind} records never settled"
+            for kind, (some, every) in drifting.items()
+            if some
+        ),
+    ]
 
 
 def _table(table: Table) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmark.report.escaping import for_latex, for_markdown, for_terminal
@@ -13,6 +13,8 @@ from benchmark.report.escaping import for_latex, for_markdown, for_terminal
 BETWEEN = "  "
 LONG = 60
 """Characters of a text from which on its column is broken into lines on paper."""
+CHARACTERS_OF_A_COLUMN, CHARACTERS_OF_A_LINE, LINES_OF_A_PAGE = 45, 80, 36
+"""On paper: of one of two columns, and of a whole page less its notes."""
 NOT_MEASURED = "-"
 
 METRIC_TITLES = {
@@ -131,8 +133,8 @@ def runs_lines(table: Table) -> list[str]:
 
 
 def latex_lines(table: Table) -> list[str]:
-    """The table as a float of LaTeX, or as one that goes over pages where it has sentences in its cells; the
-    packages are booktabs, graphicx, longtable and textcomp.
+    """The table as a float of LaTeX, over both columns of a page where it is wide, and as several floats
+    where its sentences fill more than a page; the packages are booktabs, graphicx and textcomp.
 
     Bold is the highest mean, underlined what the seeds do not tell from it.
     """
@@ -142,17 +144,9 @@ def latex_lines(table: Table) -> list[str]:
         lines = r" \\ ".join(map(for_latex, column.title))
         return rf"\begin{{tabular}}[b]{{@{{}}{side}@{{}}}}{lines}\end{{tabular}}"
 
-    long = [
-        number
-        for number, column in enumerate(table.columns)
-        if column.is_text and max((len(row[number]) for row in table.rows), default=0) > LONG
-    ]
-
     def width(number: int) -> str:
-        if number in long:
-            # a fifth of the line for each column beside them
-            share = max(0.4, 0.95 - 0.2 * (len(table.columns) - len(long)))
-            return rf"p{{{share / len(long):.2f}\linewidth}}"
+        if number in shares:
+            return rf"p{{{shares[number]:.2f}\linewidth}}"
         return "l" if table.columns[number].is_text else "r"
 
     def cell(row: int, column: int, text: str) -> str:
@@ -161,53 +155,84 @@ def latex_lines(table: Table) -> list[str]:
             return rf"\textbf{{{text}}}"
         return rf"\underline{{{text}}}" if (row, column) in table.level else text
 
+    shares = _shares(table)
+    is_wide = bool(shares) or _characters(table) > CHARACTERS_OF_A_COLUMN
+    float_name = "table*" if is_wide else "table"
     notes = [*table.heading, *table.remarks, *table.notes]
     if table.best:
         notes.append("Bold: the highest mean; underlined: what these seeds do not tell from it.")
-    caption = rf"\caption{{{for_latex(table.title)}}}"
     columns = "".join(map(width, range(len(table.columns))))
-    top = [r"\toprule", " & ".join(map(head, table.columns)) + r" \\", r"\midrule"]
-    rows = [
-        " & ".join(cell(row, column, text) for column, text in enumerate(texts)) + r" \\"
-        for row, texts in enumerate(table.rows)
-    ]
-    below = [
-        *([r"\par\smallskip{\footnotesize\raggedright"] if notes else []),
-        *(rf"{for_latex(note)}\par" for note in notes),
-        *(["}"] if notes else []),
-    ]
-    runs = [f"% {for_latex(line)}" for line in runs_lines(table)]
-    if long:
-        return [
-            r"{\small",
-            rf"\begin{{longtable}}{{{columns}}}",
-            rf"{caption} \\",
-            *top,
-            r"\endfirsthead",
-            *top,
-            r"\endhead",
-            *rows,
+    parts = _pages(table, shares)
+    lines = []
+    for number, part in enumerate(parts):
+        caption = for_latex(table.title if not number else f"{table.title}, continued")
+        lines += [
+            rf"\begin{{{float_name}}}[htbp]",
+            r"\centering",
+            *([r"\small"] if shares else []),
+            rf"\caption{{{caption}}}",
+            r"\sbox0{%",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(head, table.columns)) + r" \\",
+            r"\midrule",
+            *(
+                " & ".join(cell(row, column, text) for column, text in enumerate(table.rows[row])) + r" \\"
+                for row in part
+            ),
             r"\bottomrule",
-            r"\end{longtable}}",
-            *below,
-            *runs,
+            r"\end{tabular}}",
+            # no wider than the text, and not blown up to it
+            r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
+            *(latex_notes(notes) if part is parts[-1] else []),
+            rf"\end{{{float_name}}}",
         ]
-    return [
-        r"\begin{table}[htbp]",
-        r"\centering",
-        caption,
-        r"\sbox0{%",
-        rf"\begin{{tabular}}{{{columns}}}",
-        *top,
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        # no wider than the text, and not blown up to it
-        r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi",
-        *below,
-        r"\end{table}",
-        *runs,
+    return [*lines, *(f"% {for_latex(line)}" for line in runs_lines(table))]
+
+
+def latex_notes(notes: Sequence[str]) -> list[str]:
+    """Small lines of LaTeX."""
+    if not notes:
+        return []
+    lines = [rf"{for_latex(note)}\par" for note in notes]
+    return [r"\par\smallskip{\footnotesize\raggedright", *lines, "}"]
+
+
+def _shares(table: Table) -> dict[int, float]:
+    """By the number of a column with sentences: its share of the line."""
+    long = [
+        number
+        for number, column in enumerate(table.columns)
+        if column.is_text and max((len(row[number]) for row in table.rows), default=0) > LONG
     ]
+    # a fifth of the line for each column beside them
+    rest = max(0.4, 0.95 - 0.2 * (len(table.columns) - len(long)))
+    return {number: rest / len(long) for number in long}
+
+
+def _characters(table: Table) -> int:
+    """Of the longest cell or line of a title in every column, and what is between them."""
+    return sum(
+        2 + max(map(len, (*column.title, *(row[number] for row in table.rows))))
+        for number, column in enumerate(table.columns)
+    )
+
+
+def _pages(table: Table, shares: Mapping[int, float]) -> list[list[int]]:
+    """Rows that a page has room for, by what their sentences are estimated to take; at least one part."""
+    parts: list[list[int]] = [[]]
+    used = 0
+    for number, row in enumerate(table.rows):
+        lines = max(
+            (-(-len(row[one]) // int(CHARACTERS_OF_A_LINE * share)) for one, share in shares.items()),
+            default=0,
+        )
+        if parts[-1] and used + lines > LINES_OF_A_PAGE:
+            parts.append([])
+            used = 0
+        parts[-1].append(number)
+        used += lines
+    return parts
 
 
 def _latex_number(text: str) -> str:

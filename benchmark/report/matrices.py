@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmark.report.budgets import matched_by_data
 from benchmark.report.comparison import Group
+from benchmark.report.heading import runs_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Place, Table
 from benchmark.report.rounding import mean_text
 from benchmark.report.significance import Family, Pair, families, leaders, row_name, score_name
@@ -16,13 +17,13 @@ from tasks import VALIDATION
 def significance_matrices(every: Sequence[Group], titles: Sequence[str]) -> list[Table]:
     """For each score that is tested, what each row has more than each other; `titles` are the groups'."""
     return [
-        _matrix(family, f"{title}: {score_name(family.split, family.metric)}, row less column")
+        _matrix(group, family, f"{title}: {score_name(family.split, family.metric)}, row less column")
         for group, title in zip(every, titles, strict=True)
         for family in families(group)
     ]
 
 
-def _matrix(family: Family, title: str) -> Table:
+def _matrix(group: Group, family: Family, title: str) -> Table:
     cells = list(dict.fromkeys(cell for pair in family.pairs for cell in (pair.first, pair.second)))
     by_sides = {(pair.first, pair.second): pair for pair in family.pairs}
     rows, marked = [], set[Place]()
@@ -38,7 +39,7 @@ def _matrix(family: Family, title: str) -> Table:
         rows.append(texts)
     return Table(
         title=title,
-        heading=[],
+        heading=runs_heading(group.records),
         columns=[
             Column(title=("row",), is_text=True),
             *(
@@ -96,7 +97,7 @@ def _rankings(every: Sequence[Group]) -> list[Table]:
         tables.append(
             Table(
                 title=f"{every[0].conditions.task}: ranking by {score_name(split, metric)}",
-                heading=[],
+                heading=runs_heading(record for group in every for record in group.records),
                 columns=[
                     Column(title=("model",), is_text=True),
                     *(

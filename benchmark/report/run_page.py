@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from benchmark.config import canonical_json, flattened
 from benchmark.record import CurvePoint, TrainRecord
+from benchmark.report.comparison import Cell, Group
 from benchmark.report.layout import NOT_MEASURED, metric_title
 from benchmark.report.rounding import count, without_spread
 from benchmark.report.samples import Samples
@@ -21,21 +21,26 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 190, 52, 34, 10
 """Of a run's own curves, in CSS pixels."""
 
 
-def run_document(
-    study: StudyResults, study_folder: Path, record: TrainRecord, samples: Samples
-) -> dict[str, Any]:
+def run_document(study: StudyResults, record: TrainRecord, samples: Samples) -> dict[str, Any]:
     """What `run.html.j2` needs."""
-    split, sentences = samples.of(record, _beside(study, record))
+    match, beside = _beside(study, record)
+    split, sentences = samples.of(record, beside)
     experiment = flattened(record.experiment)
     return {
         "title": f"{record.model_preset} on {record.task_preset or record.task_name}, seed {record.seed}",
         "study": study.name,
         "record": record,
-        "command": shlex.join(["seqbench", "run", _shown_path(study_folder, record.run_id)]),
+        "command": _command(study, record),
         "state": _state(record),
         "facts": _facts(record),
         "scores": [
-            [one.split, metric_title(one.metric), f"{one.value:.2f}", count(one.sentences), one.signature]
+            [
+                one.split,
+                metric_title(one.metric),
+                without_spread(one.value),
+                count(one.sentences),
+                one.signature,
+            ]
             for one in record.scores
         ],
         "curves": _curves(record.curve),
@@ -57,24 +62,47 @@ def run_document(
             if value
         ],
         "split": split,
+        "match": match,
         "samples": sentences,
     }
 
 
-def _shown_path(study_folder: Path, run_id: str) -> str:
-    """A record from the working directory where it lies within that, and else from the root."""
-    path = study_folder.resolve() / "runs" / run_id / "record.json"
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+def _command(study: StudyResults, record: TrainRecord) -> str:
+    """What makes the run again, with all that its bits rest on; from the folder that has the results."""
+    provenance = record.provenance
+    words = ["seqbench", "run", f"results/{study.name}/runs/{record.run_id}/record.json"]
+    words += ["--threads", str(provenance.threads)]
+    if provenance.devices > 1:
+        words += ["--devices", str(provenance.devices)]
+    if any(record.experiment.get(f"{part}_file_sha256") for part in ("model", "task")):
+        words.append("--trust-code")
+    return shlex.join(words)
 
 
-def _beside(study: StudyResults, record: TrainRecord) -> list[TrainRecord]:
-    """A run of every other model on the same data with the same seed; the study's order."""
-    found: dict[str, TrainRecord] = {}
-    for one in study.train_records:
-        same = one.seed == record.seed and one.experiment.get("task") == record.experiment.get("task")
-        if same and one.status == "done" and one.model_preset != record.model_preset:
-            found.setdefault(one.model_preset, one)
-    return list(found.values())
+def _beside(study: StudyResults, record: TrainRecord) -> tuple[str, list[TrainRecord]]:
+    """Runs of the other models with the same seed, of a table that the run is in, and what that holds equal.
+
+    Of a model with several settings it is the run with the same ones. A run that is in several tables stands
+    in the first of them that has others.
+    """
+    for group in study.groups:
+        own = next((c for c in group.cells if any(one.run_id == record.run_id for one in c.records)), None)
+        found = [] if own is None else _others(group, own, record.seed)
+        if found:
+            return group.conditions.match, found
+    return "", []
+
+
+def _others(group: Group, own: Cell, seed: int) -> list[TrainRecord]:
+    by_model: dict[str, list[Cell]] = {}
+    for cell in group.comparable:
+        if cell.model != own.model:
+            by_model.setdefault(cell.model, []).append(cell)
+    found = []
+    for cells in by_model.values():
+        alike = cells if len(cells) == 1 else [cell for cell in cells if cell.settings == own.settings]
+        found += [record for cell in alike for record in cell.done if record.seed == seed][:1]
+    return found
 
 
 def _state(record: TrainRecord) -> str:
@@ -130,7 +158,7 @@ def _validations(curve: Sequence[CurvePoint]) -> list[list[str]]:
                 count(point.step),
                 count(point.train_target_tokens),
                 without_spread(point.train_seconds),
-                NOT_MEASURED if point.validation_loss is None else f"{point.validation_loss:.3f}",
+                NOT_MEASURED if point.validation_loss is None else without_spread(point.validation_loss),
                 *(without_spread(scores[name]) if name in scores else NOT_MEASURED for name in metrics),
             ]
         )

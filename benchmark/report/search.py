@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmark.config import varying_fields
 from benchmark.record import TrainRecord
+from benchmark.report.heading import runs_heading
 from benchmark.report.layout import METRIC_TITLES, NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, without_spread
 from benchmark.report.study_results import StudyResults
@@ -81,7 +82,7 @@ def search_tables(study: StudyResults) -> list[Table]:
     return [
         Table(
             title=f"{study.name}: search",
-            heading=[],
+            heading=runs_heading(study.trials),
             columns=[
                 Column(title=("model",), is_text=True),
                 Column(title=("task",), is_text=True),

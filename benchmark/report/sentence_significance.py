@@ -28,6 +28,7 @@ from benchmark.measure.resampling import (
 from benchmark.measure.significance import LEVEL
 from benchmark.record import TrainRecord
 from benchmark.report.comparison import Cell, Group, group_titles
+from benchmark.report.heading import runs_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, with_half_width
 from benchmark.report.significance import (
@@ -210,14 +211,14 @@ def sentence_tables(study: StudyResults, found: SentenceSignificance) -> list[Ta
     """A table for each group that has a pair with output."""
     titles = group_titles(study.name, study.groups)
     result = []
-    for number, title in enumerate(titles, start=1):
+    for number, (group, title) in enumerate(zip(study.groups, titles, strict=True), start=1):
         mine = [one for one in found.comparisons if one.table == number and one.seeds]
         if mine:
-            result.append(_table(f"{title}, significance over sentences", mine))
+            result.append(_table(group, f"{title}, significance over sentences", mine))
     return result
 
 
-def _table(title: str, comparisons: Sequence[SentenceComparison]) -> Table:
+def _table(group: Group, title: str, comparisons: Sequence[SentenceComparison]) -> Table:
     without = {one.metric for one in comparisons if one.metric not in ADDITIVE}
     reasons = [f"not offered for {metric}" for metric in sorted(without)]
     if any(len(one.seeds) < FEWEST_SEEDS for one in comparisons):
@@ -226,7 +227,8 @@ def _table(title: str, comparisons: Sequence[SentenceComparison]) -> Table:
     return Table(
         title=title,
         heading=[
-            "two outputs of one seed on the same sentences: this tells trained models apart, not models"
+            *runs_heading(group.records),
+            "two outputs of one seed on the same sentences: this tells trained models apart, not models",
         ],
         columns=columns,
         rows=[_texts(one)[: len(columns)] for one in comparisons],

@@ -22,6 +22,7 @@ from benchmark.measure.significance import (
     seeds_to_decide,
 )
 from benchmark.report.comparison import Cell, Group
+from benchmark.report.heading import runs_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Table, metric_title
 from benchmark.report.rounding import count, mean_text, without_spread
 from tasks import VALIDATION
@@ -168,20 +169,23 @@ def _compared(group: Group, pairs: Sequence[Pair], split: str, metric: str) -> t
 def significance_tables(every: Sequence[Group], titles: Sequence[str]) -> list[Table]:
     """A table for each group whose differences are tested; `titles` are those of the groups."""
     return [
-        _table(found, f"{title}, significance")
+        _table(group, found, f"{title}, significance")
         for group, title in zip(every, titles, strict=True)
         if (found := families(group))
     ]
 
 
-def _table(every: Sequence[Family], title: str) -> Table:
+def _table(group: Group, every: Sequence[Family], title: str) -> Table:
     pairs = [(family, pair) for family in every for pair in family.pairs]
     remarks = []
     if any(len(pair.seeds) == EXACT_SEEDS for _, pair in pairs):
         remarks.append(f"at most the first {EXACT_SEEDS} seeds in common are compared")
     return Table(
         title=title,
-        heading=["every two rows over the seeds that both have; seed s gives both the same batches"],
+        heading=[
+            *runs_heading(group.records),
+            "every two rows over the seeds that both have; seed s gives both the same batches",
+        ],
         columns=_COLUMNS,
         rows=[
             [

@@ -10,9 +10,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
-from benchmark.record import CAPTURED, SpeedRecord, SpeedRow, TrainRecord
-from benchmark.report.budgets import match_lines
+from benchmark.record import CAPTURED, LayerRecord, SpeedRecord, SpeedRow, TrainRecord
+from benchmark.report.budgets import budget_rows, match_lines
 from benchmark.report.checklist import checklist
 from benchmark.report.comparison import (
     ROW_FIELDS,
@@ -24,7 +26,8 @@ from benchmark.report.comparison import (
     rows,
     speed_rows,
 )
-from benchmark.report.escaping import for_csv, for_latex, for_markdown, for_terminal
+from benchmark.report.escaping import for_csv, for_markdown, for_terminal
+from benchmark.report.heading import budget, budget_steps, plural
 from benchmark.report.layout import (
     METRIC_TITLES,
     NOT_MEASURED,
@@ -32,6 +35,7 @@ from benchmark.report.layout import (
     Place,
     Table,
     latex_lines,
+    latex_notes,
     markdown_lines,
     metric_title,
     terminal_lines,
@@ -39,14 +43,22 @@ from benchmark.report.layout import (
 from benchmark.report.matrices import ranking_remarks
 from benchmark.report.published import published_tables
 from benchmark.report.rounding import count, mean_text, with_half_width, without_spread
-from benchmark.report.search import search_tables
-from benchmark.report.significance import families, leaders, significance_tables, undecided_because
+from benchmark.report.search import search_rows, search_tables
+from benchmark.report.significance import (
+    families,
+    leaders,
+    significance_rows,
+    significance_tables,
+    undecided_because,
+)
 from benchmark.report.study_results import StudyResults
+from benchmark.store import StorageError, write_atomic
 from benchmark.why.facts import Facts
-from benchmark.why.page import why_tables
+from benchmark.why.page import claim_rows, why_tables
 from tasks import VALIDATION
 
 MIB = 2**20
+FLAT_TABLES = ("comparison", "significance", "budget", "search", "speed", "layers", "claims")
 
 
 def terminal_table(study: StudyResults, width: int = 120, *, further: Sequence[Table] = ()) -> str:
@@ -68,22 +80,65 @@ def markdown_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str
 
 def latex_table(study: StudyResults, *, further: Sequence[Table] = ()) -> str:
     """All tables of a study, and `further` ones, for LaTeX with booktabs."""
-    parts = [["% needs \\usepackage{booktabs,graphicx,longtable,textcomp}"]]
+    parts = [["% needs \\usepackage{booktabs,graphicx,textcomp}"]]
     parts += [latex_lines(table) for table in (*tables(study), *further)]
-    parts += [[f"% {for_latex(remark)}" for remark in study_remarks(study)]]
+    parts += [latex_notes(study_remarks(study))]
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
-def csv_table(study: StudyResults) -> str:
-    """The rows of the comparison at full precision; of a study without one, those of its speed records, or of
-    its measurements of layers; of one without records, the header alone.
+def flat_rows(study: StudyResults) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a study by the name of their table, flat and at full precision; none that is empty."""
+    found = zip(
+        FLAT_TABLES,
+        (
+            rows(study.groups),
+            significance_rows(study.groups),
+            budget_rows(study.groups),
+            search_rows(study),
+            speed_rows(study.speed_records),
+            layer_rows(study.layer_records),
+            _claims(study),
+        ),
+        strict=True,
+    )
+    return {name: table for name, table in found if table}
+
+
+def _claims(study: StudyResults) -> list[dict[str, Any]]:
+    """The ledger of a study with measurements of layers, without its lists."""
+    ledger = claim_rows(Facts.of(study)) if study.layer_records else []
+    return [{name: value for name, value in row.items() if not isinstance(value, list)} for row in ledger]
+
+
+def csv_tables(study: StudyResults) -> dict[str, str]:
+    """What `flat_rows` gives as texts of CSV; of a study without records the header of the comparison."""
+    texts = {}
+    for name, table in (flat_rows(study) or {"comparison": []}).items():
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(table[0]) if table else ROW_FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: for_csv(value) for key, value in row.items()} for row in table)
+        texts[name] = text.getvalue()
+    return texts
+
+
+def write_csv(study: StudyResults, folder: Path) -> list[Path]:
+    """One file for each of `csv_tables`, in place of those that were there; other files stay.
+
+    Raises:
+        StorageError: the folder cannot be written.
     """
-    found = rows(study.groups) or speed_rows(study.speed_records) or layer_rows(study.layer_records)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(found[0]) if found else ROW_FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: for_csv(value) for name, value in row.items()} for row in found)
-    return text.getvalue()
+    texts = csv_tables(study)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_atomic(folder / f"{name}.csv", text.encode())
+        for name in FLAT_TABLES:
+            if name not in texts:
+                (folder / f"{name}.csv").unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+    return [folder / f"{name}.csv" for name in texts]
 
 
 def tables(study: StudyResults) -> list[Table]:
@@ -129,7 +184,7 @@ def study_remarks(study: StudyResults) -> list[str]:
     remarks += ranking_remarks(study.groups)
     if study.missing:
         names = ", ".join(study.missing[:6]) + (", ..." if len(study.missing) > 6 else "")
-        remarks.append(f"missing: {_plural(len(study.missing), 'run')} of the study: {names}")
+        remarks.append(f"missing: {plural(len(study.missing), 'run')} of the study: {names}")
     if not (study.train_records or study.speed_records or study.trials or study.layer_records):
         remarks.insert(0, f"study {study.name}: no records yet")
     return remarks
@@ -153,7 +208,7 @@ def _train_table(group: Group, title: str) -> Table:
     first_score = len(columns)
     columns += _score_columns(group)
     columns += _cost_columns()
-    if any(record.steps != _budget_steps(record) for cell in group.cells for record in cell.done):
+    if any(record.steps != budget_steps(record) for cell in group.cells for record in cell.done):
         columns.append((Column(title=("steps", "taken")), _median_text("steps", count)))
     keep = [i for i, (column, value) in enumerate(columns) if column.is_text or _any_value(group, value)]
     shown = [columns[i] for i in keep]
@@ -327,12 +382,12 @@ def _heading(group: Group) -> list[str]:
     conditions = group.conditions
     devices = f"{conditions.devices} x " if conditions.devices > 1 else ""
     fingerprint = f", data {conditions.task_fingerprint[:12]}" if conditions.task_fingerprint else ""
-    threads = f", {_plural(conditions.threads, 'thread')}" if conditions.threads else ""
+    threads = f", {plural(conditions.threads, 'thread')}" if conditions.threads else ""
     lines = [
         f"device: {devices}{conditions.device}{threads}, {conditions.precision}, "
         f"torch {conditions.torch_version}",
         *_devices(group),
-        f"budget: {_budget(group)}",
+        f"budget: {budget(group.records)}",
         f"task: {conditions.task}, version {conditions.task_version}{fingerprint}; "
         f"harness version {conditions.harness_version}",
     ]
@@ -353,28 +408,10 @@ def _devices(group: Group) -> list[str]:
     found: dict[str, int] = {}
     for record in group.records:
         one = record.provenance
-        name = f"{one.device}, {_plural(one.threads, 'thread')}"
+        name = f"{one.device}, {plural(one.threads, 'thread')}"
         found[name] = found.get(name, 0) + 1
-    shown = "; ".join(f"{_plural(number, 'run')} on {name}" for name, number in found.items())
+    shown = "; ".join(f"{plural(number, 'run')} on {name}" for name, number in found.items())
     return [f"scores alone are compared over devices: {shown}"]
-
-
-def _budget(group: Group) -> str:
-    """Steps, which every budget became when the study was made; by model where they are not the same."""
-    by_model: dict[str, list[str]] = {}
-    for record in group.records:
-        steps = _budget_steps(record)
-        by_model.setdefault(record.model_preset, []).append("unknown" if steps is None else count(steps))
-    texts = {model: "/".join(dict.fromkeys(steps)) for model, steps in by_model.items()}
-    if len(set(texts.values())) == 1:
-        return f"{next(iter(texts.values()))} steps"
-    return ", ".join(f"{model} {steps}" for model, steps in texts.items()) + " steps"
-
-
-def _budget_steps(record: TrainRecord) -> int | None:
-    training = record.experiment.get("training")
-    steps = training.get("steps") if isinstance(training, dict) else None
-    return steps if isinstance(steps, int) else None
 
 
 def _left_out_or_cut(group: Group) -> list[str]:
@@ -502,7 +539,7 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
                     [model, *(_ranged(found.get((model, *key))) for key in generation)] for model in models
                 ],
                 labels=1,
-                remarks=[],
+                remarks=_speed_remarks(record),
             )
         )
     return tables
@@ -533,7 +570,7 @@ def _compared_with(quantity: str, baseline: str) -> tuple[str, ...]:
 def _speed_heading(record: SpeedRecord, found: dict[tuple[str, str, str, str], SpeedRow]) -> list[str]:
     provenance = record.provenance
     heading = [
-        f"device: {provenance.device}, {_plural(provenance.threads, 'thread')}, {provenance.precision}, "
+        f"device: {provenance.device}, {plural(provenance.threads, 'thread')}, {provenance.precision}, "
         f"torch {provenance.torch_version}",
         f"task: {record.task_preset or record.task_name}, version {record.task_version}; "
         f"harness version {provenance.harness_version}; run {record.run_id}",
@@ -560,10 +597,12 @@ def _in_billions(row: SpeedRow) -> SpeedRow:
 
 
 def _speed_remarks(record: SpeedRecord) -> list[str]:
-    if not record.noisy:
-        return []
-    seen = "; ".join(record.noise) or "other load or throttling was seen on the machine"
-    return [f"noisy: {seen}, while this was timed"]
+    return [f"noisy: {noise_of(record)}, while this was timed"] if record.noisy else []
+
+
+def noise_of(record: SpeedRecord | LayerRecord) -> str:
+    """What was seen on the machine while a noisy record was timed."""
+    return "; ".join(record.noise) or "other load or throttling was seen on the machine"
 
 
 def _ranged(row: SpeedRow | None) -> str:
@@ -577,7 +616,3 @@ def _ranged(row: SpeedRow | None) -> str:
         with_half_width(one, half_width).partition(" ")[0] for one in (row.value, row.low, row.high)
     )
     return f"{value} ({low} to {high})"
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

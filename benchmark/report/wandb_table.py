@@ -14,20 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.record import Record, record_bytes
-from benchmark.report.budgets import budget_rows
-from benchmark.report.comparison import rows, speed_rows
 from benchmark.report.figures import write_figures
-from benchmark.report.search import search_rows
-from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import StudyResults, load_study
+from benchmark.report.tables import flat_rows
 from benchmark.tracking import Mode, is_uploaded, or_offline, project, quiet_settings, run_directory
-from benchmark.why.facts import Facts
-from benchmark.why.page import claim_rows
 
 
 def log_comparison(study_folder: Path, mode: Mode) -> str | None:
-    """Log a study, at full precision, as the tables `comparison`, `significance`, `budget`, `search`, `speed`
-    and `claims` of one run, with the figures of its report.
+    """Log the tables of a study's `flat_rows` in one run, with the figures of its report.
 
     The run is of type `report`; its files go to WANDB_DIR, else into the study's folder. Logging the same
     records again does nothing.
@@ -37,15 +31,7 @@ def log_comparison(study_folder: Path, mode: Mode) -> str | None:
         logged already.
     """
     study = load_study(study_folder)
-    tables = {
-        "comparison": rows(study.groups),
-        "significance": significance_rows(study.groups),
-        "budget": budget_rows(study.groups),
-        "search": search_rows(study),
-        "speed": speed_rows(study.speed_records),
-        "claims": _claim_rows(study),
-    }
-    tables = {name: table for name, table in tables.items() if table}
+    tables = flat_rows(study)
     if mode == "disabled" or not tables:
         return None
     run_id = _run_id(study)
@@ -89,17 +75,6 @@ def _run_id(study: StudyResults) -> str:
         for record in every:
             digest.update(record_bytes(record))
     return f"report-{digest.hexdigest()[:16]}"
-
-
-def _claim_rows(study: StudyResults) -> list[dict[str, Any]]:
-    """The ledger of a study with measurements of layers."""
-    if not study.layer_records:
-        return []
-    lists = ("conditions", "runs")
-    return [
-        {name: value for name, value in row.items() if name not in lists}
-        for row in claim_rows(Facts.of(study))
-    ]
 
 
 def _table(table: Sequence[dict[str, Any]]) -> Any:

@@ -39,7 +39,7 @@
 
   for (const box of document.querySelectorAll("input[data-filters]")) {
     const table = document.getElementById(box.dataset.filters);
-    const count = box.parentElement.querySelector("output");
+    const count = box.closest(".filter").querySelector("output");
     box.addEventListener("input", () => {
       const words = box.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;

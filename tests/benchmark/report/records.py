@@ -1,6 +1,6 @@
 """Records as a study would have left them, for the tests of reports."""
 
-from benchmark.record import Provenance, Score, SpeedRecord, SpeedRow, TrainRecord
+from benchmark.record import LayerRecord, Provenance, Score, SpeedRecord, SpeedRow, TrainRecord
 
 BLEU = "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"
 CHRF = "nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0"
@@ -121,3 +121,8 @@ def speed_record(run_id="5" * 16, **fields):
             **fields,
         }
     )
+
+
+def layer_record(number, kind, **fields):
+    given = {"status": "done", "provenance": provenance(), "timing_method": "the clock; 9 rounds", **fields}
+    return LayerRecord(run_id=f"{number:016x}", study="a-study", kind=kind, **given)

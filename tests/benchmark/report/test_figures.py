@@ -13,9 +13,10 @@ from matplotlib.container import ErrorbarContainer
 from typer.testing import CliRunner
 
 from benchmark.cli import app
+from benchmark.report import figures
 from benchmark.report.charts import Axis, Chart, Point, front_field, mark_front, study_charts
 from benchmark.report.curves import with_curves
-from benchmark.report.drawing import BLUE, VERMILION
+from benchmark.report.drawing import BLUE, VERMILION, save
 from benchmark.report.figures import draw_chart, write_figures
 from benchmark.report.looks import looks
 from benchmark.report.study_results import load_study
@@ -156,3 +157,22 @@ def test_the_interval_of_a_speed_is_drawn_across(study_folder):
         bars = [one for one in figure.axes[0].containers if isinstance(one, ErrorbarContainer)]
         assert bars and all(one.has_xerr == expected and one.has_yerr for one in bars)
         plt.close(figure)
+
+
+def test_old_figures_stay_until_all_new_ones_are_drawn(study_folder, tmp_path, monkeypatch):
+    folder, output = study_folder(*runs()), tmp_path / "figures"
+    written = write_figures(load_study(folder), folder, output, "svg")
+    before = {path: path.read_bytes() for path in written}
+    study_folder(*runs(seeds=range(5)))
+    drawn = []
+
+    def stopped(figure, path, form):
+        drawn.append(path)
+        if len(drawn) == len(written):
+            raise OSError(28, "No space left on device")
+        save(figure, path, form)
+
+    monkeypatch.setattr(figures, "save", stopped)
+    with pytest.raises(StorageError, match="figures: cannot be written: No space left on device"):
+        write_figures(load_study(folder), folder, output, "svg")
+    assert {path: path.read_bytes() for path in output.iterdir()} == before

@@ -93,7 +93,9 @@ def test_rows_and_tables_of_a_study(study_folder, tmp_path):
     assert rows[1]["bleu_of_15_to_19_words"] == pytest.approx(100)
     assert sum(rows[0][f"sentences_of_{name.replace(' ', '_')}_words"] for name in length_classes()) == 3
     first, second = forensic_tables(study, rows)
-    assert first.heading[0].startswith("Cite the first column")
+    assert first.heading[-1].startswith("Cite the first column")
+    assert second.heading == first.heading[:-1]
+    assert [line.partition(":")[0] for line in second.heading] == ["device", "budget", "runs"]
     assert [row[0] for row in first.rows] == ["model-0", "model-1"]
     assert second.rows[1][-1] == "-"
     (folder / "runs" / made[0].run_id / "hypotheses.test.txt.gz").write_bytes(compress_lines(["x"] * 3))

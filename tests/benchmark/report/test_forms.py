@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 
 from benchmark.config import UserError
+from benchmark.record import Row
 from benchmark.report.escaping import for_csv, for_latex
 from benchmark.report.frame import COLUMNS, compare, load, plot
 from benchmark.report.layout import Column, Table, latex_lines, on_one_line
 from benchmark.report.study_results import load_study
-from benchmark.report.tables import csv_table, latex_table, markdown_table, train_tables
-from tests.benchmark.report.records import scores, speed_record, train_record
+from benchmark.report.tables import csv_tables, latex_table, markdown_table, train_tables, write_csv
+from benchmark.store import StorageError
+from tests.benchmark.report.records import layer_record, scores, speed_record, train_record
 from tests.benchmark.report.test_budgets import cell as study_cell
 from tests.benchmark.report.test_html import runs
 
@@ -30,16 +32,34 @@ def test_latex_marks_and_escapes():
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
-def test_the_latex_compiles_as_it_is(study_folder, tmp_path):
+@pytest.mark.parametrize("options", ["", "twocolumn"])
+def test_the_latex_compiles_as_it_is(study_folder, tmp_path, options):
     hostile = train_record("e" * 16, "mine", scores=scores({("test", "bleu"): 1.0}), status="done")
     broken = train_record("f" * 16, "mine", seed=1, status="failed", failure=HOSTILE)
-    study = load_study(study_folder(*runs(), speed_record(), hostile, broken))
-    head = r"\documentclass{article}\usepackage{booktabs,graphicx,longtable,textcomp}\begin{document}"
-    (tmp_path / "t.tex").write_text(f"{head}\n{latex_table(study)}\\end{{document}}\n")
+    layers = layer_record(0xA, "path", subject="hops", rows=[of_layers("hops")])
+    folder = study_folder(*runs(), speed_record(), layers, hostile, broken)
+    (folder / "runs" / ("d" * 16)).mkdir()
+    (folder / "runs" / ("d" * 16) / "record.json").write_text("{")
+    text = latex_table(load_study(folder))
+    assert r"\begin{table}" in text and r"\begin{table*}" in text and ", continued}" in text
+    head = rf"\documentclass[{options}]{{article}}\usepackage{{booktabs,graphicx,textcomp}}\begin{{document}}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{text}\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert ended.returncode == 0, ended.stdout[-2000:]
-    assert "Overfull \\hbox" not in ended.stdout
+    for complaint in ("Overfull \\hbox", "Float too large", "Too many unprocessed floats"):
+        assert complaint not in ended.stdout
+
+
+def test_latex_says_what_is_unreadable_and_what_is_missing(study_folder):
+    made = runs(seeds=[0])
+    missing = made[0].model_copy(update={"run_id": "9" * 16})
+    folder = study_folder(*made, cells=[study_cell(record) for record in (*made, missing)])
+    (folder / "runs" / ("d" * 16)).mkdir()
+    (folder / "runs" / ("d" * 16) / "record.json").write_text("{")
+    lines = latex_table(load_study(folder)).splitlines()
+    assert any(line.startswith("unreadable, left out: runs/") for line in lines)
+    assert any(line.startswith("missing: 1 run of the study: transformer{-}small seed 0") for line in lines)
 
 
 def test_latex_has_the_cells_of_the_table(study_folder):
@@ -58,10 +78,23 @@ def test_sentences_in_latex_go_over_pages():
         ["S4.1", "a sentence of many words " * 5, "another one, as long as that " * 5] for _ in range(40)
     ]
     columns = [Column(title=(name,), is_text=True) for name in ("claim", "says", "measured")]
-    table = Table(title="Claims", heading=[], columns=columns, rows=texts, labels=1)
+    table = Table(title="Claims", heading=["head"], columns=columns, rows=texts, labels=1)
     lines = latex_lines(table)
-    assert r"\begin{longtable}{lp{0.38\linewidth}p{0.38\linewidth}}" in lines
-    assert not any("resizebox" in line or "begin{table}" in line for line in lines)
+    parts = lines.count(r"\begin{table*}[htbp]")
+    assert parts == lines.count(r"\begin{tabular}{lp{0.38\linewidth}p{0.38\linewidth}}") == 6
+    assert lines.count(r"\caption{Claims}") == 1
+    assert lines.count(r"\caption{Claims, continued}") == parts - 1
+    assert sum(line.startswith("S4.1 & ") for line in lines) == 40
+    assert lines.count(r"head\par") == 1
+
+
+@pytest.mark.parametrize(("number", "name"), [(3, "table"), (9, "table*")])
+def test_a_wide_table_goes_over_both_columns(number, name):
+    columns = [Column(title=("tokens/s",)) for _ in range(number)]
+    table = Table(title="t", heading=[], columns=columns, rows=[["1"] * number], labels=1)
+    assert [line for line in latex_lines(table) if "{table" in line] == [
+        rf"\begin{{{name}}}[htbp]", rf"\end{{{name}}}",
+    ]  # fmt: skip
 
 
 def test_markdown_marks_the_highest_mean_and_what_the_seeds_do_not_tell_from_it(study_folder):
@@ -92,22 +125,49 @@ def test_a_title_in_one_line_goes_on_only_where_its_lines_ended(title, line):
 
 def test_csv_has_full_precision_and_no_formula(study_folder):
     made = runs(models=("transformer-small", "=cmd()"))
-    study = load_study(study_folder(*made))
-    rows = list(csv.DictReader(io.StringIO(csv_table(study))))
+    texts = csv_tables(load_study(study_folder(*made)))
+    assert list(texts) == ["comparison", "significance", "budget"]
+    rows = list(csv.DictReader(io.StringIO(texts["comparison"])))
     assert {row["model"] for row in rows} == {"transformer-small", "'=cmd()"}
     values = [record.scores[0].value for record in made if record.model_preset == "transformer-small"]
     found = next(row for row in rows if row["model"] == "transformer-small")
     assert float(found["test_bleu_mean"]) == pytest.approx(sum(values) / 3, abs=1e-12)
     assert for_csv(-1.5) == -1.5
-    assert csv_table(load_study(study_folder())) == csv_table(study)  # the folder is the same
+
+
+def test_csv_leaves_no_row_out_and_its_old_files_go(study_folder, tmp_path):
+    made = [*runs(), speed_record(), layer_record(0xA, "path", subject="hops", rows=[of_layers("hops")])]
+    study = load_study(study_folder(*made))
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for name in ("search.csv", "mine.csv"):
+        (folder / name).touch()
+    written = write_csv(study, folder)
+    assert [path.stem for path in written] == [
+        "comparison", "significance", "budget", "speed", "layers", "claims",
+    ]  # fmt: skip
+    lengths = {path.stem: len(list(csv.DictReader(io.StringIO(path.read_text())))) for path in written}
+    assert lengths["comparison"] == lengths["budget"] == lengths["significance"] == 3
+    assert (lengths["speed"], lengths["layers"]) == (len(speed_record().rows), 1)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["mine.csv", *(path.name for path in written)]
+    )
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_csv(study, tmp_path / "file" / "tables")
+
+
+def of_layers(quantity):
+    return Row(quantity=quantity, value=1.0, unit=quantity, conditions={"n": 8})
 
 
 def test_csv_of_a_study_without_records_is_the_header(study_folder):
-    empty = csv_table(load_study(study_folder()))
-    (header,) = csv.reader(io.StringIO(empty))
+    empty = csv_tables(load_study(study_folder()))
+    (header,) = csv.reader(io.StringIO(empty.pop("comparison")))
+    assert empty == {}
     made = [record.model_copy(update={"scores": []}) for record in runs()]
-    full = csv_table(load_study(study_folder(*made)))
-    assert header == next(csv.reader(io.StringIO(full)))
+    full = csv_tables(load_study(study_folder(*made)))
+    assert header == next(csv.reader(io.StringIO(full["comparison"])))
 
 
 def test_a_frame_has_every_value_and_documented_columns(study_folder):

@@ -2,24 +2,30 @@
 
 import html
 import json
+import os
 import re
 import shutil
+import time
+from pathlib import Path
 
 import pytest
 
 from benchmark.hypotheses import compress_lines, lines_sha256
-from benchmark.record import CurvePoint
+from benchmark.record import CurvePoint, Row
 from benchmark.report import charts
 from benchmark.report.charts import study_charts
 from benchmark.report.curves import with_curves
 from benchmark.report.html import write_pages
+from benchmark.report.placing import STALE_SECONDS
+from benchmark.report.rounding import without_spread
 from benchmark.report.samples import SENTENCES, Samples, marked
 from benchmark.report.study_results import load_study
 from benchmark.report.tables import train_tables
 from benchmark.rescore import References
 from benchmark.store import StorageError
 from benchmark.study_texts import texts_folder
-from tests.benchmark.report.records import provenance, scores, speed_record, train_record
+from tests.benchmark.report.records import layer_record, provenance, scores, speed_record, train_record
+from tests.benchmark.report.test_budgets import cell
 
 PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
 
@@ -78,9 +84,20 @@ def test_every_cell_of_the_tables_is_in_the_page_and_twice_gives_the_same_bytes(
         assert f'href="runs/{record.run_id}.html"' in first["index.html"]
         own = cells_of(first[f"runs/{record.run_id}.html"])
         for score in record.scores:
-            assert f"{score.value:.2f}" in own
+            assert without_spread(score.value) in own
         assert "4,012,345" in own
         assert record.provenance.torch_version in own
+
+
+def test_a_score_of_one_seed_reads_the_same_in_the_table_and_on_its_run_s_page(study_folder, tmp_path):
+    values = {("test", "bleu"): 34.567, ("test", "sequence_accuracy"): 0.4567, ("validation", "bleu"): 5.0}
+    record = train_record("a" * 16, scores=scores(values), curve=curve(0.0))
+    made, _ = pages(study_folder(record), tmp_path / "page")
+    own, table = cells_of(made[f"runs/{'a' * 16}.html"]), cells_of(made["index.html"])
+    for text in ("34.6", "0.457", "5.00"):
+        assert text in own and text in table
+    first = own.index("700,000") - 1
+    assert own[first : first + 5] == ["1,000", "700,000", "100", "3.00", "10.0"]
 
 
 def test_the_highest_mean_is_marked_and_what_the_seeds_do_not_tell_from_it(study_folder, tmp_path):
@@ -152,17 +169,58 @@ def test_every_comparison_of_more_than_two_rows_has_a_filter(study_folder, tmp_p
     assert "data-filters=" not in pages(folder, tmp_path / "page")[0]["index.html"]
 
 
-def test_the_command_of_a_run_names_its_record_wherever_the_results_lie(study_folder, tmp_path, monkeypatch):
+def command_of(page):
+    (text,) = re.findall(r"<pre>(.*?)</pre>", page)
+    return html.unescape(text)
+
+
+def test_a_page_is_the_same_bytes_from_every_working_directory(study_folder, tmp_path, monkeypatch):
     folder, run_id = study_folder(*runs()), runs()[0].run_id
-
-    def command():
-        page = pages(folder, tmp_path / "page")[0][f"runs/{run_id}.html"]
-        (text,) = re.findall(r"<pre>(.*?)</pre>", page)
-        return html.unescape(text)
-
-    assert command() == f"seqbench run {folder}/runs/{run_id}/record.json"
+    first, _ = pages(folder, tmp_path / "page")
     monkeypatch.chdir(tmp_path)
-    assert command() == f"seqbench run a-study/runs/{run_id}/record.json"
+    assert pages(Path(folder.name), Path("page"))[0] == first
+    record = f"results/a-study/runs/{run_id}/record.json"
+    assert command_of(first[f"runs/{run_id}.html"]) == f"seqbench run {record} --threads 2"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "given", "options"),
+    [
+        ({}, {"threads": 3}, "--threads 3"),
+        ({}, {"threads": 1, "devices": 2}, "--threads 1 --devices 2"),
+        ({"model_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
+        ({"task_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
+    ],
+)
+def test_the_command_of_a_run_has_what_its_bits_rest_on(study_folder, tmp_path, experiment, given, options):
+    record = train_record("a" * 16, provenance=provenance(**given))
+    record = record.model_copy(update={"experiment": {**record.experiment, **experiment}})
+    made, _ = pages(study_folder(record), tmp_path / "page")
+    assert command_of(made[f"runs/{'a' * 16}.html"]).endswith(f"record.json {options}")
+
+
+def test_how_it_was_timed_and_what_disturbed_it_is_said_once_for_each_kind(study_folder, tmp_path):
+    still, moving = [1.0] * 12, [1.0 + number / 4 for number in range(12)]
+    times = [Row(quantity="seconds", value=1.0, unit="s", samples=one) for one in (still, moving)]
+    shared = {"noisy": True, "noise": ["2.0 tasks shared 2 cores"]}
+    made = [
+        speed_record(noisy=True, noise=[]),
+        layer_record(0xA, "time", subject="attention", rows=times, **shared),
+        layer_record(0xB, "time", subject="recurrence", rows=times, **shared),
+        layer_record(0xC, "time", subject="convolution", rows=times, noisy=False),
+        layer_record(0xD, "path", subject="hops", timing_method=None),
+    ]
+    text = pages(study_folder(*made), tmp_path / "page")[0]["index.html"]
+    section = text[text.index('<section id="provenance"') :]
+    assert re.findall("<li>(.*?)</li>", section.partition("</section>")[0])[1:] == [
+        "timing of 1 speed record: perf_counter, median of rounds",
+        "timing of 3 time records: the clock; 9 rounds",
+        f"noisy, speed of {'5' * 16}: other load or throttling was seen on the machine",
+        "noisy, time of attention, recurrence: 2.0 tasks shared 2 cores",
+        "drift: 3 of 6 series of time records never settled",
+    ]
+    speed = text[text.index('<section id="speed"') :].partition("</section>")[0]
+    assert speed.count("<strong>noisy: ") == 2  # training and generation
 
 
 def test_it_asks_for_nothing_from_elsewhere(study_folder, tmp_path):
@@ -175,21 +233,31 @@ def test_it_asks_for_nothing_from_elsewhere(study_folder, tmp_path):
         assert "url(" not in text.partition("<style>")[2].partition("</style>")[0]
 
 
-def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path):
-    references = [f"the cat number {number} sits here" for number in range(50)]
-    sources = [f"die Katze Nummer {number} sitzt hier" for number in range(50)]
-    made = []
-    for record, word in zip(runs(seeds=[0]), ("cat", "dog", PAYLOAD), strict=True):
-        output = [line.replace("cat", word) for line in references]
-        made.append((record.model_copy(update={"hypotheses_sha256": {"test": lines_sha256(output)}}), output))
-    folder = study_folder(*(record for record, _ in made))
+REFERENCES = [f"the cat number {number} sits here" for number in range(50)]
+
+
+def with_output(record, word):
+    """A run that wrote `word` for cat, and its output."""
+    output = [line.replace("cat", word) for line in REFERENCES]
+    return record.model_copy(update={"hypotheses_sha256": {"test": lines_sha256(output)}}), output
+
+
+def lay_output(folder, made):
+    """Beside the records their output, and in the study the texts of the split."""
     for record, output in made:
         path = folder / "runs" / record.run_id / "hypotheses.test.txt.gz"
         path.write_bytes(compress_lines(output))
     texts = texts_folder(folder, made[0][0].experiment["task"], version=1, fingerprint="")
     texts.mkdir(parents=True)
-    for side, lines in (("source", sources), ("reference", references)):
+    sources = [f"die Katze Nummer {number} sitzt hier" for number in range(50)]
+    for side, lines in (("source", sources), ("reference", REFERENCES)):
         (texts / f"test.{side}.txt.gz").write_bytes(compress_lines(lines))
+
+
+def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path):
+    made = list(map(with_output, runs(seeds=[0]), ("cat", "dog", PAYLOAD)))
+    folder = study_folder(*(record for record, _ in made))
+    lay_output(folder, made)
     page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
     assert page.count("die Katze Nummer") == SENTENCES
     assert page.count("<del>cat</del> <ins>dog</ins>") == SENTENCES
@@ -198,6 +266,41 @@ def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path
     own.write_bytes(compress_lines(["changed"] * 50))
     page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
     assert "die Katze" not in page and "this run's output as it was scored, are not at hand" in page
+
+
+def test_sentences_stand_beside_those_of_the_same_match_precision_and_setting(study_folder, tmp_path):
+    def one(number, model, word, **fields):
+        record = train_record(f"{number:016x}", model, **fields)
+        made = record.model_copy(update={"scores": scores({("test", "bleu"): 30.0})})
+        return with_output(made.model_copy(update={"operations_per_step": 1e9}), word)
+
+    def words(number):
+        page = pages(folder, tmp_path / "page")[0][f"runs/{number:016x}.html"]
+        return set(re.findall("<ins>([a-z]+)</ins>", page)), "equal seconds" in page, "equal flops" in page
+
+    low = {"provenance": provenance(precision="bfloat16")}
+    half = {"experiment": {"training": {"learning_rate": 0.0005}}}
+    made = [
+        one(0, "transformer-small", "reference"),
+        one(1, "lstm-small", "flops"), one(2, "lstm-small", "seconds"),
+        one(3, "convs2s-small", "ofseconds"),
+        one(4, "lstm-small", "low", **low), one(5, "convs2s-small", "lowtoo", **low),
+        one(6, "lstm-small", "half", **half), one(7, "mine", "halftoo", **half),
+        one(8, "lstm-small", "whole"), one(9, "mine", "wholetoo"),
+    ]  # fmt: skip
+    records = [record for record, _ in made]
+    cells = [
+        cell(records[0], match="seconds"), cell(records[0], match="flops"),
+        cell(records[1], match="flops", held=1.0), cell(records[2], match="seconds", held=1.0),
+        cell(records[3], match="seconds", held=1.0),
+    ]  # fmt: skip
+    folder = study_folder(*records, cells=cells)
+    lay_output(folder, made)
+    assert words(1) == ({"flops", "reference"}, False, True)
+    assert words(2) == words(3) == ({"seconds", "ofseconds", "reference"}, True, False)
+    assert words(4) == words(5) == ({"low", "lowtoo"}, False, False)
+    assert words(6) == words(7) == ({"half", "halftoo"}, False, False)
+    assert words(8) == words(9) == ({"whole", "wholetoo"}, False, False)
 
 
 def test_without_texts_it_says_why_once(study_folder, tmp_path):
@@ -250,6 +353,49 @@ def test_what_a_user_laid_beside_the_pages_stays(study_folder, tmp_path):
     pages(folder, output)
     assert [path.read_text() for path in theirs] == ["mine"] * 3
     assert not (output / "runs" / f"{run_id}.html").exists()
+
+
+def content(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("failing", ["old", "runs", "index.html"])
+def test_an_old_page_stays_whole_where_the_new_one_cannot_take_its_place(
+    study_folder, tmp_path, monkeypatch, failing
+):
+    folder, output = study_folder(*runs(seeds=[0])), tmp_path / "page"
+    pages(folder, output)
+    (output / "runs" / "mine.txt").write_text("mine")
+    before, replace = content(output), Path.replace
+
+    def stopped(self, target):
+        if target.name == failing:
+            monkeypatch.undo()  # what was moved may be moved back
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    study_folder(*runs(seeds=[0, 1]))
+    monkeypatch.setattr(Path, "replace", stopped)
+    with pytest.raises(StorageError, match="cannot be written: No space left on device"):
+        pages(folder, output)
+    assert content(output) == before
+    pages(folder, output)
+    after = content(output)
+    assert len(after) == len(before) + 3
+    assert after["index.html"] != before["index.html"] and after["runs/mine.txt"] == b"mine"
+
+
+def test_what_killed_reports_left_goes_when_it_is_old(study_folder, tmp_path):
+    folder, output = study_folder(*runs(seeds=[0])), tmp_path / "page"
+    for name, age in (("old", 2 * STALE_SECONDS), ("young", 0)):
+        left = output / f".report.{name}.tmp"
+        (left / "runs").mkdir(parents=True)
+        for path in (left / "runs", left):
+            os.utime(path, (time.time() - age,) * 2)
+    pages(folder, output)
+    assert sorted(path.name for path in output.iterdir()) == [".report.young.tmp", "index.html", "runs"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(study_folder, tmp_path):

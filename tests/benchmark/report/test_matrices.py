@@ -2,7 +2,11 @@
 
 from benchmark.report.comparison import group_titles, groups
 from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
-from tests.benchmark.report.records import scores, train_record
+from benchmark.report.search import search_tables
+from benchmark.report.significance import significance_tables
+from benchmark.report.study_results import load_study
+from tests.benchmark.report.records import provenance, scores, train_record
+from tests.benchmark.report.test_budgets import cell
 
 
 def records(match, seeds=7, **bleu):
@@ -82,3 +86,40 @@ def test_one_match_has_no_ranking_to_compare():
     every = records("seconds", transformer=36.0, lstm=34.0)
     matches = {record.run_id: {"seconds": None} for record in every}
     assert ranking_tables(groups(every, (), matches)) == []
+
+
+def test_every_table_names_device_budget_and_failed_runs(study_folder):
+    every = [
+        *records("parameters", transformer=30.0, lstm=34.0),
+        *records("seconds", transformer=36.0, lstm=34.0),
+    ]
+    failed = train_record("parameters f", "lstm-small", seed=8, status="failed")
+    diverged = train_record("parameters d", "lstm-small", seed=9, status="diverged")
+    every = [
+        record.model_copy(update={"run_id": f"{number:016x}", "study": record.run_id.split()[0]})
+        for number, record in enumerate([*every, failed, diverged])
+    ]
+    elsewhere = train_record(
+        "e" * 16, experiment={"training": {"steps": 400}}, provenance=provenance(device="Another", threads=1)
+    )
+    cells = [cell(record, match=record.study) for record in every if record.study != "a-study"]
+    cells += [cell(record, match="parameters") for record in every[-2:]]
+    trials = [elsewhere, elsewhere.model_copy(update={"run_id": "d" * 16, "provenance": provenance()})]
+    cells += [cell(record, trial=number) for number, record in enumerate(trials)]
+    study = load_study(study_folder(*every, *trials, cells=cells))
+    titles = group_titles("s", study.groups)
+    matrices = significance_matrices(study.groups, titles)
+    device = "device: A Processor @ 2.00GHz, 2 threads, float32, torch 2.13.0+cpu"
+    counts = {"parameters": "14 done, 1 failed, 1 diverged", "seconds": "14 done, 0 failed, 0 diverged"}
+    for one in (*matrices, *significance_tables(study.groups, titles)):
+        match = "parameters" if "parameters" in one.title else "seconds"
+        assert one.heading[:3] == [device, "budget: 5,000 steps", f"runs: {counts[match]}"]
+    (ranking,) = ranking_tables(study.groups)
+    assert ranking.heading == [device, "budget: 5,000 steps", "runs: 28 done, 1 failed, 1 diverged"]
+    (search,) = search_tables(study)
+    assert search.heading == [
+        "device: 1 run on Another, 1 thread, float32, torch 2.13.0+cpu; 1 run on A Processor @ 2.00GHz, "
+        "2 threads, float32, torch 2.13.0+cpu",
+        "budget: 400 steps",
+        "runs: 2 done, 0 failed, 0 diverged",
+    ]

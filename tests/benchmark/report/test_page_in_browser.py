@@ -1,15 +1,19 @@
 """The page as a reader has it: in Chromium, from disk, with no network."""
 
+import contextlib
 import re
 import shutil
 
 import pytest
 
+from benchmark.config import ROOT
 from tests.benchmark.report.records import speed_record
 from tests.benchmark.report.test_html import pages, runs
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+COMMITTED = sorted((ROOT / "results").glob("*/report/index.html"))
+GROUND = "getComputedStyle(document.body).backgroundColor"
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 
@@ -23,10 +27,9 @@ def browser():
         started.close()
 
 
-@pytest.fixture
-def opened(browser, study_folder, tmp_path):
-    """A page that is open, and whatever it asked for or complained of."""
-    _, index = pages(study_folder(*runs(seeds=range(4)), speed_record()), tmp_path / "page")
+@contextlib.contextmanager
+def watched(browser, index):
+    """A page that is open; at its end it has complained of nothing and asked for files alone."""
     context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
     page, complaints, asked = context.new_page(), [], []
     page.on("console", lambda message: complaints.append(message.text))
@@ -36,7 +39,15 @@ def opened(browser, study_folder, tmp_path):
     yield page
     context.close()
     assert complaints == []
-    assert all(url.startswith("file://") for url in asked)
+    assert all(url.startswith(("file://", "data:")) for url in asked)
+
+
+@pytest.fixture
+def opened(browser, study_folder, tmp_path):
+    """The page of a small study."""
+    _, index = pages(study_folder(*runs(seeds=range(4)), speed_record()), tmp_path / "page")
+    with watched(browser, index) as page:
+        yield page
 
 
 def names(page):
@@ -53,11 +64,12 @@ def test_tables_are_sorted_and_filtered(opened):
     heading.focus()
     opened.keyboard.press("Enter")
     assert names(opened) == ["transformer-small", "convs2s-small", "lstm-small"]
-    box = opened.locator("#significance input[type=search]")
-    if box.count():
-        before = opened.locator("#significance tbody tr:visible").count()
-        box.first.fill("lstm")
-        assert 0 < opened.locator("#significance tbody tr:visible").count() < before
+    box = opened.locator("#comparison input[type=search]")
+    box.fill("LSTM")
+    assert names(opened) == ["lstm-small"]
+    assert opened.locator("#comparison .filter output").inner_text() == "1 of 3"
+    box.fill("")
+    assert names(opened) == ["transformer-small", "convs2s-small", "lstm-small"]
 
 
 def test_charts_are_drawn_hovered_and_changed(opened):
@@ -76,11 +88,26 @@ def test_charts_are_drawn_hovered_and_changed(opened):
     assert "seeds: 4" in (tip.text_content() or "")
 
 
+def test_learning_curves_are_over_steps_tokens_and_seconds(opened):
+    """Of the fixture: 700 tokens and a tenth of a second for each step."""
+    figure = opened.locator("#curves-1")
+    ends = {}
+    for label in ("optimiser steps", "target tokens, without padding", "training, s"):
+        figure.locator("select").last.select_option(label=label)
+        figure.locator(".drawing").focus()
+        opened.keyboard.press("Home")
+        opened.keyboard.press("ArrowRight")
+        (ends[label],) = re.findall(
+            rf"{re.escape(label)}: ([0-9,]+),", figure.locator("output").text_content() or ""
+        )
+        assert f"{label} →" in (figure.locator("svg").last.text_content() or "")
+    assert list(ends.values()) == ["2,000", "1,400,000", "200"]
+
+
 def test_dark_and_light(opened):
-    ground = "getComputedStyle(document.body).backgroundColor"
-    assert opened.evaluate(ground) == "rgb(255, 255, 255)"
+    assert opened.evaluate(GROUND) == "rgb(255, 255, 255)"
     opened.locator("#theme").click()
-    assert opened.evaluate(ground) == "rgb(20, 23, 26)"
+    assert opened.evaluate(GROUND) == "rgb(20, 23, 26)"
 
 
 def test_a_phone_scrolls_down_alone(opened):
@@ -152,15 +179,14 @@ def test_a_series_has_one_colour_in_all_charts(opened):
 
 
 def test_the_chosen_theme_stays_on_the_pages_of_runs(opened):
-    ground = "getComputedStyle(document.body).backgroundColor"
     opened.locator("#theme").click()
     opened.locator("table a").first.click()
     opened.wait_for_url("**/runs/*.html")
-    assert opened.evaluate(ground) == "rgb(20, 23, 26)"
+    assert opened.evaluate(GROUND) == "rgb(20, 23, 26)"
     opened.locator("#theme").click()
     opened.go_back()
     opened.reload()
-    assert opened.evaluate(ground) == "rgb(255, 255, 255)"
+    assert opened.evaluate(GROUND) == "rgb(255, 255, 255)"
 
 
 def test_the_name_of_a_row_stays_while_its_table_is_moved(opened):
@@ -185,3 +211,24 @@ def test_paper_is_dark_on_light_has_everything_and_cuts_nothing(opened):
     assert max(opened.evaluate(tables)) <= 703
     opened.evaluate("dispatchEvent(new Event('afterprint'))")
     assert opened.locator("details[open]").count() == 0
+
+
+@pytest.mark.parametrize("index", COMMITTED, ids=[path.parts[-3] for path in COMMITTED])
+def test_a_page_of_the_results_works(browser, index):
+    with watched(browser, index) as page:
+        table = page.locator("table.sortable").first
+        table.locator("thead button").last.click()
+        assert table.locator("th[aria-sort=ascending]").count() == 1
+        page.locator("#theme").click()
+        assert page.evaluate(GROUND) == "rgb(20, 23, 26)"
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.wait_for_timeout(300)  # charts are drawn again
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        runs = page.locator("table a")
+        assert bool(runs.count()) == any((index.parent / "runs").glob("*.html"))
+        if runs.count():
+            runs.first.click()
+            page.wait_for_url("**/runs/*.html")
+            assert "To make it again" in page.locator("main").inner_text()
+            assert page.evaluate(GROUND) == "rgb(20, 23, 26)"
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -295,6 +295,7 @@ def test_every_seed_of_the_first_metric_is_tested_over_sentences(study_with_outp
     (row,) = sentence_rows(found)
     assert row["randomisation_p"] == list(one.randomisation_p)
     (table,) = sentence_tables(load_study(folder), found)
+    assert [line.partition(":")[0] for line in table.heading[:3]] == ["device", "budget", "runs"]
     assert "offered from 10 seeds in common on" in table.notes[-1]
     assert len(table.rows[0]) == len(table.columns) == 7
 

@@ -5,15 +5,14 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from benchmark.config import UserError, canonical_json
-from benchmark.record import CAPTURED, record_bytes, record_from_bytes
+from benchmark.config import ROOT, UserError, canonical_json
+from benchmark.record import CAPTURED, Row, record_bytes, record_from_bytes
 from benchmark.report.study_results import StudyResults, load_study
 from benchmark.report.tables import markdown_table, terminal_table
-from tests.benchmark.report.records import BLEU, provenance, scores, speed_record, train_record
+from tests.benchmark.report.records import BLEU, layer_record, provenance, scores, speed_record, train_record
 
 FLICKR = "test_2016_flickr"
 MODELS = ("transformer-small", "convs2s-small", "lstm-small")
@@ -294,28 +293,45 @@ def test_no_such_study_is_one_line(tmp_path):
         load_study(tmp_path / "nothing")
 
 
-def test_a_report_is_the_same_bytes_twice_and_needs_no_torch(study_folder):
-    folder = study_folder(*three_models(3), speed_record("f" * 16))
+def test_every_form_is_the_same_bytes_twice_and_needs_no_torch(study_folder, tmp_path):
+    row = Row(quantity="hops", value=1.0, unit="hops", conditions={"n": 8, "path": "whole"})
+    measured = layer_record(0xD, "path", subject="self-attention", rows=[row])
+    folder = study_folder(*three_models(3), speed_record("f" * 16), measured)
     program = (
         "import sys; from pathlib import Path\n"
         "class Refuse:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
         "        assert name.partition('.')[0] not in ('torch', 'pytorch_lightning', 'models'), name\n"
         "sys.meta_path.insert(0, Refuse())\n"
+        "from benchmark.report.frame import load\n"
+        "from benchmark.report.html import write_pages\n"
+        "from benchmark.report.samples import Samples\n"
         "from benchmark.report.study_results import load_study\n"
-        "from benchmark.report.tables import markdown_table, terminal_table\n"
-        "study = load_study(Path(sys.argv[1]))\n"
-        "sys.stdout.buffer.write((terminal_table(study) + markdown_table(study)).encode())\n"
+        "from benchmark.report.tables import latex_table, markdown_table, terminal_table, write_csv\n"
+        "from benchmark.rescore import References\n"
+        "folder, output = map(Path, sys.argv[1:])\n"
+        "study = load_study(folder)\n"
+        "write_pages(study, folder, output / 'page', Samples(folder, References(folder, folder)))\n"
+        "for form in (terminal_table, markdown_table, latex_table):\n"
+        "    (output / form.__name__).write_text(form(study))\n"
+        "load(folder).to_csv(output / 'frame')\n"
+        "write_csv(study, output / 'tables')\n"
     )
-    root = Path(__file__).resolve().parents[3]
-    outputs = [
+    made = []
+    for seed in ("1", "2"):
+        output = tmp_path / seed
+        output.mkdir()
         subprocess.run(
-            [sys.executable, "-c", program, str(folder)],
-            cwd=root,
-            env={"PYTHONHASHSEED": seed, "PATH": ""},
-            capture_output=True,
+            [sys.executable, "-c", program, str(folder), str(output)],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed, "PATH": "", "MPLCONFIGDIR": str(tmp_path)},
             check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert outputs[0] == outputs[1] and b"transformer-small" in outputs[0]
+        )
+        files = sorted(path for path in output.rglob("*") if path.is_file())
+        made.append({path.relative_to(output).as_posix(): path.read_bytes() for path in files})
+    assert made[0] == made[1]
+    texts = {name: text for name, text in made[0].items() if not name.startswith(("page/runs/", "tables/"))}
+    assert list(texts) == ["frame", "latex_table", "markdown_table", "page/index.html", "terminal_table"]
+    assert all(b"transformer" in text for text in texts.values())
+    assert sum(name.startswith("tables/") for name in made[0]) == 6
+    assert sum(name.startswith("page/runs/") for name in made[0]) == len(three_models(3))

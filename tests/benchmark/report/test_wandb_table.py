@@ -4,10 +4,15 @@ import json
 
 import pytest
 
-from benchmark.report.comparison import groups, rows, speed_rows
+from benchmark.record import Row
+from benchmark.report.budgets import budget_rows
+from benchmark.report.comparison import groups, layer_rows, rows, speed_rows
 from benchmark.report.significance import significance_rows
+from benchmark.report.study_results import load_study
 from benchmark.report.wandb_table import log_comparison
-from tests.benchmark.report.records import scores, speed_record, train_record
+from benchmark.why.facts import Facts
+from benchmark.why.page import claim_rows
+from tests.benchmark.report.records import layer_record, scores, speed_record, train_record
 
 
 @pytest.fixture
@@ -53,6 +58,8 @@ def test_every_row_is_logged_once_at_full_precision(study_folder, wandb_director
     assert logged["comparison"] == rows(groups(records()))
     assert logged["significance"] == significance_rows(groups(records()))
     assert logged["speed"] == speed_rows([speed_record()])
+    assert logged["budget"] == budget_rows(groups(records()))
+    assert len(logged["budget"]) == 3
     (run,) = wandb_directory.glob("wandb/offline-run-*")
     assert run.name.endswith(run_id)
     images = [path.name for path in run.glob("files/media/images/figures/*.png")]
@@ -69,3 +76,18 @@ def test_nothing_is_logged_without_records_or_when_wandb_is_disabled(study_folde
     assert log_comparison(study_folder(), "offline") is None
     assert log_comparison(study_folder(*records()), "disabled") is None
     assert not list(wandb_directory.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_claims_and_layers_are_logged_as_the_report_has_them(study_folder, wandb_directory):
+    row = Row(quantity="hops", value=1.0, unit="hops", conditions={"n": 8})
+    record = layer_record(0xA, "path", subject="self-attention", rows=[row])
+    folder = study_folder(record)
+    assert log_comparison(folder, "offline") is not None
+    logged = tables_in(wandb_directory)
+    assert logged["layers"] == layer_rows([record])
+    claims = claim_rows(Facts.of(load_study(folder)))
+    assert [one["claim"] for one in logged["claims"]] == [one["claim"] for one in claims]
+    for one, claim in zip(logged["claims"], claims, strict=True):
+        assert one == {name: value for name, value in claim.items() if name not in ("conditions", "runs")}
+    assert set(logged) == {"layers", "claims"}

@@ -1,0 +1,54 @@
+"""What every table says of the runs behind it: on which device, with which budget, and how many failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from benchmark.record import TrainRecord
+from benchmark.report.rounding import count
+
+
+def runs_heading(records: Iterable[TrainRecord]) -> list[str]:
+    """Of the runs of a table, each counted once."""
+    mine = list({record.run_id: record for record in records}.values())
+    states = [sum(record.status == state for record in mine) for state in ("done", "failed", "diverged")]
+    return [
+        f"device: {_devices(mine)}",
+        f"budget: {budget(mine)}",
+        f"runs: {states[0]:,} done, {states[1]:,} failed, {states[2]:,} diverged",
+    ]
+
+
+def _devices(records: Sequence[TrainRecord]) -> str:
+    found: dict[str, int] = {}
+    for one in (record.provenance for record in records):
+        name = f"{one.devices} x {one.device}" if one.devices > 1 else one.device
+        name += f", {plural(one.threads, 'thread')}, {one.precision}, torch {one.torch_version}"
+        found[name] = found.get(name, 0) + 1
+    if len(found) == 1:
+        return next(iter(found))
+    return "; ".join(f"{plural(number, 'run')} on {name}" for name, number in found.items())
+
+
+def budget(records: Iterable[TrainRecord]) -> str:
+    """Steps, which every budget became when the study was made; by model where they are not the same."""
+    by_model: dict[str, list[str]] = {}
+    for record in records:
+        steps = budget_steps(record)
+        by_model.setdefault(record.model_preset, []).append("unknown" if steps is None else count(steps))
+    texts = {model: "/".join(dict.fromkeys(steps)) for model, steps in by_model.items()}
+    if len(set(texts.values())) == 1:
+        return f"{next(iter(texts.values()))} steps"
+    return ", ".join(f"{model} {steps}" for model, steps in texts.items()) + " steps"
+
+
+def budget_steps(record: TrainRecord) -> int | None:
+    """Steps that a run was to take."""
+    training = record.experiment.get("training")
+    steps = training.get("steps") if isinstance(training, dict) else None
+    return steps if isinstance(steps, int) else None
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 run`, `2 runs`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
