@@ -43,9 +43,10 @@ from benchmark.why.facts import (
     two_terms,
     unsettled,
 )
-from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word
+from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word, because
 from benchmark.why.learning import (
     EQUAL_SECONDS,
+    LEARNED,
     heads_differ,
     learned_over_distance,
     trains_faster,
@@ -86,6 +87,16 @@ def _by_exponents(found: Mapping[str, float], predicted: Mapping[str, float]) ->
     if max(off) <= NEAR:
         return SUPPORTED
     return CONTRADICTED if max(off) >= FAR else UNDECIDED
+
+
+def _neither_near_nor_far(found: Mapping[str, float], predicted: Mapping[str, float]) -> str:
+    """Why exponents leave a verdict open."""
+    between = [
+        f"{name} {found[name]:.2f} where it should be {wanted:g}"
+        for name, wanted in predicted.items()
+        if abs(found[name] - wanted) > NEAR
+    ]
+    return f"off by more than {NEAR} and less than {FAR}: {', '.join(between)}"
 
 
 def _interval(value: Interval) -> str:
@@ -172,10 +183,12 @@ def _complexity(facts: Facts) -> Finding:
     shown = ", ".join(
         f"{subject} n^{found[f'{subject}: n']:.2f} d^{found[f'{subject}: d']:.2f}" for subject in LAWS
     )
+    verdict = _by_exponents(found, predicted)
     return Finding(
-        verdict=_by_exponents(found, predicted),
+        verdict=verdict,
         effect=f"mixing operations, by closed forms that with the projections equal what is counted, grow as "
-        f"{shown}; with k^{found['k']:.2f} and r^{found['r']:.2f}",
+        f"{shown}; with k^{found['k']:.2f} and r^{found['r']:.2f}"
+        + because(verdict, _neither_near_nor_far(found, predicted)),
         conditions=tuple(conditions),
     )
 
@@ -247,17 +260,19 @@ def _sequential(facts: Facts) -> Finding:
         f"{name} {count(next(iter(one.values())))} to {count(list(one.values())[-1])}"
         for name, one in series.items()
     )
-    verdict = _by_exponents(found, predicted)
+    verdict, reason = _by_exponents(found, predicted), _neither_near_nor_far(found, predicted)
     # a constant is one number, not a small exponent
-    if verdict == SUPPORTED and any(
-        len(set(series[name].values())) > 1 for name, wanted in predicted.items() if wanted == 0
-    ):
-        verdict = UNDECIDED
+    changing = [
+        name for name, wanted in predicted.items() if wanted == 0 and len(set(series[name].values())) > 1
+    ]
+    if verdict == SUPPORTED and changing:
+        verdict, reason = UNDECIDED, f"not the same at every length: {', '.join(changing)}"
     return Finding(
         verdict=verdict,
         effect=f"kernel depth from n = {min(series[ATTENTION]):,.0f} to {longest:,.0f}: {shown} (exponents "
         + ", ".join(f"{found[name]:.2f}" for name in predicted)
-        + ")",
+        + ")"
+        + because(verdict, reason),
         conditions=tuple(conditions),
     )
 
@@ -339,6 +354,7 @@ def _faster_when_short(facts: Facts) -> Finding:
         row, ratio = max(slower, key=lambda one: one[1].value)
         effect += f"; at worst {_interval(ratio)} times the time, at n = {number(row, 'n'):,.0f}, "
         effect += f"d = {number(row, 'd'):,.0f}"
+    effect += because(verdict, "it has to be faster at all points, beyond noise")
     noise = max(_noise(facts, row) for row in below)
     conditions = (
         "noise (A/A) at a point: the factor by which attention differs from itself there, at most "
@@ -407,7 +423,7 @@ def _short_sentences(facts: Facts) -> Finding:
     return Finding(
         verdict=verdict,
         effect=f"{shorter / total:.2%} of {total:,.0f} sentences of {subject} have fewer subwords than d = "
-        f"{PAPER_WIDTH} ({low:.2%} to {high:.2%})",
+        f"{PAPER_WIDTH} ({low:.2%} to {high:.2%})" + because(verdict, "the interval holds one half"),
         conditions=(f"the longest has {longest:,.0f}; {', '.join(shares)}",),
     )
 
@@ -427,14 +443,17 @@ def _restricted(facts: Facts) -> Finding:
         "operations in n": exponent(facts.series("complexity", RESTRICTED, "mixing_operations", d=widest)),
         "path in n": exponent(facts.series("path", RESTRICTED, "hops")),
     }
-    growth = _by_exponents(found, {"operations in n": 1.0, "path in n": 1.0})
+    linear = dict.fromkeys(found, 1.0)
+    growth = _by_exponents(found, linear)
     rows = facts.seconds(ATTENTION, full=True, **BOTH)
     longest = max(number(row, "n") for row in rows)
     row = max((one for one in rows if number(one, "n") == longest), key=lambda one: number(one, "d"))
     ratio = times_of(row, _same_point(facts, TIMED_RESTRICTED, row))
     noise = _noise(facts, row)
     faster = SUPPORTED if ratio.low > noise else CONTRADICTED if ratio.high < 1 / noise else UNDECIDED
-    verdict = growth if growth != SUPPORTED else faster
+    verdict, reason = faster, f"noise (A/A) alone is a factor of {noise:.3f}"
+    if growth != SUPPORTED:
+        verdict, reason = growth, _neither_near_nor_far(found, linear)
     crossings = []
     for width in sorted({number(one, "d") for one in rows}):
         where = {"full": True, "d": width, **BOTH}
@@ -444,7 +463,7 @@ def _restricted(facts: Facts) -> Finding:
         verdict=verdict,
         effect=f"its operations grow with n^{found['operations in n']:.2f}, its longest path with "
         f"n^{found['path in n']:.2f}; at n = {longest:,.0f}, d = {number(row, 'd'):,.0f} full attention "
-        f"takes {_interval(ratio)} times as long as r = 32",
+        f"takes {_interval(ratio)} times as long as r = 32" + because(verdict, reason),
         conditions=(
             f"faster than full self-attention from n on: {', '.join(crossings)}",
             *_shared(facts),
@@ -528,7 +547,8 @@ def _k_times_dearer(facts: Facts) -> Finding:
         pass
     return Finding(
         verdict=verdict,
-        effect=f"mixing operations of a convolution against an LSTM of the same width: {shown}",
+        effect=f"mixing operations of a convolution against an LSTM of the same width: {shown}"
+        + because(verdict, f"by k the ratio is neither within {NEAR} of 1 nor off by {FAR} everywhere"),
         conditions=tuple(conditions),
     )
 
@@ -600,7 +620,8 @@ def _vanishing(facts: Facts) -> Finding:
     return Finding(
         verdict=verdict,
         effect="an LSTM before training, as it is initialised (forget bias 1): "
-        + "; ".join([*_decays(facts, RECURRENT), *others]),
+        + "; ".join([*_decays(facts, RECURRENT), *others])
+        + because(verdict, "neither an exponential that falls at every length and position, nor no decay"),
         conditions=(*conditions, "what is learned over a distance is claim S4.5"),
     )
 
@@ -667,7 +688,8 @@ def _parallel_training(facts: Facts) -> Finding:
         verdict=verdict,
         effect=f"kernel depth of a whole model under teacher forcing, n = "
         f"{'/'.join(f'{n:,.0f}' for n in lengths)}: "
-        + ", ".join(f"{name} {'/'.join(map(count, one.values()))}" for name, one in series.items()),
+        + ", ".join(f"{name} {'/'.join(map(count, one.values()))}" for name, one in series.items())
+        + because(verdict, "that of an LSTM grows by less than half"),
         conditions=("what follows for tokens per second depends on the device: claim C.2",),
     )
 
@@ -735,7 +757,8 @@ CLAIMS: tuple[Claim, ...] = (
         prediction="recall and agreement: at the largest trained distance a Transformer is more accurate "
         "than an LSTM, and its accuracy has fallen less from the smallest distance on",
         test="both over seeds, sign-flip tests: on one task at least, and on no task an LSTM more accurate "
-        "at the largest distance, which contradicts",
+        "at the largest distance, which contradicts; who is behind there must have learned the task at the "
+        f"smallest distance ({LEARNED:.0f} % on average), or that task decides nothing",
         decide=learned_over_distance,
     ),
     Claim(

@@ -16,12 +16,18 @@ from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.page import why_tables
 from tests.benchmark.report.records import provenance, scores, speed_record, train_record
 from tests.benchmark.why.synthetic import row
+from tests.benchmark.why.test_claims import reason
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}
 
 
 def finding(number: str, facts: Facts) -> Finding:
-    return BY_NUMBER[number].finding(facts)
+    """The verdict; an undecided one has its reason, and no other has one."""
+    found = BY_NUMBER[number].finding(facts)
+    why = reason(BY_NUMBER[number], facts)
+    assert bool(why) == (found.verdict == UNDECIDED), found.effect
+    assert found.effect.endswith(why)
+    return found
 
 
 def runs(task: str, seeds: int = 7, **models: tuple[float, float]) -> list[TrainRecord]:
@@ -66,6 +72,18 @@ def test_learning_over_a_distance(recall: Any, agreement: Any, verdict: str) -> 
     facts = Facts([], [*runs("recall", **recall), *runs("agreement", **agreement)])
     found = finding("S4.5", facts)
     assert found.verdict == verdict, found.effect
+
+
+def test_who_is_behind_and_has_not_learned_the_task_is_the_reason() -> None:
+    facts = Facts(
+        [], [*runs("recall", transformer=NOTHING, lstm=GOOD), *runs("agreement", transformer=GOOD, lstm=GOOD)]
+    )
+    claim, found = BY_NUMBER["S4.5"], finding("S4.5", facts)
+    assert "must have learned the task at the smallest distance (80 % on average)" in claim.test
+    assert found.effect.endswith(
+        "not decided: recall: transformer is behind and has not learned it (2.30 % at the smallest distance, "
+        "less than 80 %); agreement: no difference at the largest distance"
+    )
 
 
 def test_few_seeds_decide_nothing_and_the_claim_says_how_many_it_takes() -> None:
