@@ -55,6 +55,7 @@ from benchmark.why.learning import (
 
 NEAR, FAR = 0.1, 0.3
 """An exponent this near to the predicted one agrees with it, and one this far contradicts it."""
+NEIGHBOURHOODS = {NEIGHBOURHOOD: RESTRICTED, 32: TIMED_RESTRICTED}
 PAPER_WIDTH = 512
 """Of the paper's base model."""
 
@@ -160,8 +161,8 @@ def _complexity(facts: Facts) -> Finding:
             f"d = {widest:,.0f}"
         )
     for name, subjects, factor in (
-        ("k", {3.0: CONVOLUTION, 5.0: "convolution, k = 5", 9.0: "convolution, k = 9"}, 1.0),
-        ("r", {8.0: RESTRICTED, 32.0: TIMED_RESTRICTED}, 1.0),
+        ("k", {3: CONVOLUTION, 5: "convolution, k = 5", 9: "convolution, k = 9"}, 1.0),
+        ("r", NEIGHBOURHOODS, 1.0),
     ):
         first = next(iter(subjects.values()))
         where = {"n": _longest(facts, first), "d": _widest(facts, first)}
@@ -445,6 +446,7 @@ def _restricted(facts: Facts) -> Finding:
     }
     linear = dict.fromkeys(found, 1.0)
     growth = _by_exponents(found, linear)
+    constant = max(_of_restricted(facts, r, subject) for r, subject in NEIGHBOURHOODS.items())
     rows = facts.seconds(ATTENTION, full=True, **BOTH)
     longest = max(number(row, "n") for row in rows)
     row = max((one for one in rows if number(one, "n") == longest), key=lambda one: number(one, "d"))
@@ -461,7 +463,8 @@ def _restricted(facts: Facts) -> Finding:
         crossings.append(f"d = {width:,.0f}: {crossing.words}")
     return Finding(
         verdict=verdict,
-        effect=f"its operations grow with n^{found['operations in n']:.2f}, its longest path with "
+        effect=f"its operations grow with n^{found['operations in n']:.2f} (at most {constant:.2f} r n d, "
+        "with n rounded up to whole blocks of r / 2), its longest path with "
         f"n^{found['path in n']:.2f}; at n = {longest:,.0f}, d = {number(row, 'd'):,.0f} full attention "
         f"takes {_interval(ratio)} times as long as r = 32" + because(verdict, reason),
         conditions=(
@@ -469,6 +472,15 @@ def _restricted(facts: Facts) -> Finding:
             *_shared(facts),
             *_of_connecting_stacks(facts),
         ),
+    )
+
+
+def _of_restricted(facts: Facts, neighbourhood: int, subject: str) -> float:
+    """The largest factor of r n d in its operations, n in whole blocks."""
+    side = neighbourhood / 2
+    return max(
+        mixing / (neighbourhood * math.ceil(n / side) * side * d)
+        for (n, d), mixing in _points(facts, subject, "mixing_operations").items()
     )
 
 

@@ -118,6 +118,15 @@ def test_a_failed_measurement_leaves_its_reason():
     assert finding("S4.7", found).effect == "lengths of multi30k-en-de failed: no data here"
 
 
+def test_the_constant_of_restricted_attention_is_that_of_whole_blocks():
+    """Lengths of the records are whole blocks of r = 8 and 32; where they are not, n is rounded up."""
+    padded = {TIMED_RESTRICTED: lambda n, d: 6 * 32 * (-(-n // 16) * 16) * d}
+    found = finding("S4.8", records(mixing=padded))
+    assert "(at most 6.00 r n d, with n rounded up to whole blocks of r / 2)" in found.effect
+    dearer = finding("S4.8", records(mixing={TIMED_RESTRICTED: lambda n, d: 9 * 32 * n * d}))
+    assert "(at most 9.00 r n d, " in dearer.effect
+
+
 def test_closed_forms_that_are_not_what_was_counted_decide_nothing():
     found = finding("S4.2", records(uncounted={CONVOLUTION: 2}))
     assert found.verdict == UNDECIDED
