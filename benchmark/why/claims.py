@@ -828,10 +828,11 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         number="S4.13",
-        sentence="Attention can be read: heads learn different and recognisable roles.",
+        sentence="Heads learn to look at different things.",
         prediction="training drives the heads of an encoder layer apart in what they look at",
-        test="Jensen-Shannon divergence of their weights after training above that before, over seeds; "
-        "below it contradicts",
+        test="Jensen-Shannon divergence of their weights after training against before, sign-flip tests over "
+        "seeds: above on one task at least and below on none supports, the reverse contradicts; heads that "
+        "only become sharper are further apart too, which this does not tell from roles",
         decide=heads_differ,
     ),
     Claim(
@@ -885,8 +886,9 @@ CLAIMS: tuple[Claim, ...] = (
         sentence="For translation the Transformer trains faster than recurrent or convolutional "
         "architectures.",
         prediction="fewer target tokens per second in ConvS2S and in an LSTM",
-        test="ratios of speed in the speed records of studies beside this one, beyond their A/A noise: fewer "
-        "in one at least and more in none supports, the reverse contradicts",
+        test="ratios of speed, beyond A/A noise, in every speed record of the studies beside this one: "
+        "faster than all others in one at least, and slower than one of them in none, supports; the reverse "
+        "contradicts",
         decide=trains_faster,
     ),
 )

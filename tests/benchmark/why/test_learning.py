@@ -121,8 +121,17 @@ def heads(before: float, after: float, seeds: int = 7) -> list[LayerRecord]:
 def test_heads() -> None:
     assert finding("S4.13", Facts(heads(0.1, 0.8))).verdict == SUPPORTED
     assert finding("S4.13", Facts(heads(0.8, 0.1))).verdict == CONTRADICTED
+    other = [
+        one.model_copy(update={"settings": {**one.settings, "task": "agreement"}}) for one in heads(0.5, 0.5)
+    ]
+    assert finding("S4.13", Facts([*heads(0.1, 0.8), *other])).verdict == SUPPORTED
+    falling = [
+        one.model_copy(update={"settings": {**one.settings, "task": "agreement"}}) for one in heads(0.8, 0.1)
+    ]
+    assert finding("S4.13", Facts([*heads(0.1, 0.8), *falling])).verdict == UNDECIDED
     few = finding("S4.13", Facts(heads(0.1, 0.8, 3)))
     assert few.verdict == UNDECIDED and "needs 6" in few.effect
+    assert "sharper are further apart too" in BY_NUMBER["S4.13"].test
     sharpness, roles, _ = finding("S4.13", Facts(heads(0.1, 0.8))).conditions
     assert "the entropy of a head goes from 1.90 ± 0.00 to 1.20 ± 0.00 bits" in sharpness
     assert "mean over 7 seeds, before training and after: before 0 of 1, after 1.00 of 1" in roles
@@ -138,7 +147,9 @@ def test_two_runs_of_one_seed_and_runs_that_failed_are_said() -> None:
     assert "failed or diverged, and in no figure: lstm on recall seed 9" in found.conditions
 
 
-def speeds(ratio: float, noise: float = 1.02) -> StudyResults:
+def speeds(ratio: float, noise: float = 1.02, lstm: float | None = None) -> StudyResults:
+    """Of ConvS2S and of an LSTM, which are as fast as each other where `lstm` does not say otherwise."""
+
     def ratio_of(model: str, value: float, baseline: str, quantity: str = "speed_ratio") -> SpeedRow:
         return SpeedRow(
             model=model, phase="train", quantity=quantity, value=value, unit="ratio",
@@ -147,7 +158,7 @@ def speeds(ratio: float, noise: float = 1.02) -> StudyResults:
 
     rows = [
         ratio_of("convs2s", ratio, "transformer"),
-        ratio_of("lstm", ratio, "transformer"),
+        ratio_of("lstm", ratio if lstm is None else lstm, "transformer"),
         ratio_of("lstm", 9.0, "plain form"),
         ratio_of("transformer", noise, "transformer, itself", "noise_floor"),
     ]
@@ -161,6 +172,24 @@ def speeds(ratio: float, noise: float = 1.02) -> StudyResults:
 )
 def test_training_speed(ratio: float, noise: float, verdict: str) -> None:
     found = finding("C.2", Facts([], [], [speeds(ratio, noise)]))
+    assert found.verdict == verdict, found.effect
+
+
+@pytest.mark.parametrize(
+    ("records", "verdict"),
+    [
+        ([speeds(0.8, lstm=1.0)], UNDECIDED),
+        ([speeds(0.8, lstm=1.4)], CONTRADICTED),
+        ([speeds(1.3), speeds(1.3), speeds(0.8, lstm=1.4)], CONTRADICTED),
+        ([speeds(1.3), speeds(0.8, lstm=1.0)], CONTRADICTED),
+        ([speeds(0.8), speeds(0.8, lstm=1.0)], SUPPORTED),
+        ([speeds(0.8), speeds(1.3)], UNDECIDED),
+    ],
+    ids=["not of both", "behind one", "behind one, thrice", "open", "open, ahead", "one of each"],
+)
+def test_a_record_of_speeds_has_one_say(records: list[StudyResults], verdict: str) -> None:
+    """It supports where the Transformer is faster than both others, and contradicts where one is faster."""
+    found = finding("C.2", Facts([], [], records))
     assert found.verdict == verdict, found.effect
 
 
