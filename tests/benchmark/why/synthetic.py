@@ -55,7 +55,7 @@ HOLDS: dict[str, Any] = {
         ATTENTION: lambda n: 1, RECURRENT: lambda n: 1, CONVOLUTION: lambda n: math.ceil((n - 1) / 2),
         RESTRICTED: lambda n: math.ceil((n - 1) / 4), DILATED: log_3,
     },
-    "leaks": dict.fromkeys((ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED), lambda n: 0),
+    "leaks": dict.fromkeys((ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED, *MODELS), lambda n: 0),
     "encoder_connects": {"transformer": lambda n: 1, "convs2s": lambda n: n < 8, "lstm": lambda n: 1},
     "mixing": {
         ATTENTION: lambda n, d: 4 * n * n * d,
@@ -136,6 +136,8 @@ def records(**changes):
             continue
         rows = series("connects", world["encoder_connects"][name], (4, 8, 12), part="encoder")
         rows += series("hops", lambda n: 1, (4, 8, 12), part="source to target")
+        if world["leaks"][name] is not None:
+            rows += series("leaks", world["leaks"][name], (4, 8, 12), part="target to target")
         record("path", name, rows)
     for name, mixing in world["mixing"].items():
         if mixing is None:

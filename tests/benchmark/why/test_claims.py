@@ -133,6 +133,21 @@ def test_closed_forms_that_are_not_what_was_counted_decide_nothing():
     assert "counted operations are not those of the closed form" in found.effect
 
 
+@pytest.mark.parametrize("name", [CONVOLUTION, RECURRENT, "lstm", "transformer"])
+def test_a_connection_that_must_not_be_contradicts_the_paths(name):
+    found = finding("S4.4", records(leaks={name: lambda n: n > 10}))
+    assert found.verdict == CONTRADICTED
+    assert found.effect.endswith(f"; positions are connected that must not be: {name}")
+
+
+def test_a_model_whose_record_does_not_tell_of_leaks_is_named():
+    """So that those of older records leave the claim about layers as it is."""
+    found = finding("S4.4", records(leaks={"lstm": None}))
+    assert found.verdict == SUPPORTED
+    assert "connections that must not be were not looked for in lstm" in found.conditions
+    assert finding("S4.4", records(leaks={RECURRENT: None})).verdict == UNDECIDED
+
+
 def test_noise_alone_decides_no_speed():
     """Times that differ by chance alone, twenty times: never faster at all points, never slower at one."""
     for _ in range(3):
