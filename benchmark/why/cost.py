@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from benchmark.record import Record
 from benchmark.report.comparison import Cell, Group
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.published import published_tables
@@ -104,20 +105,30 @@ def _operations(cell: Cell) -> float | None:
 
 
 def _peak(facts: Facts, cell: Cell) -> float | None:
-    """Operations per second of matrix products, as measured on the device that trained, with as many threads
-    and in its precision.
+    """The most operations per second of matrix products that were measured on the device that trained, with
+    as many threads and in its precision: with the layers, or with the speed of a study beside.
     """
-    trained = cell.done[0].provenance
-    for record in facts.records:
-        here = record.provenance
-        alike = (here.device, here.threads * here.devices, here.precision) == (
-            trained.device,
-            trained.threads * trained.devices,
-            trained.precision,
-        )
-        if (record.kind, record.status) == ("utilisation", "done") and alike:
-            return next((row.value for row in record.rows if row.quantity == "peak"), None)
-    return None
+    trained = _conditions(cell.done[0])
+    layers = [record for record in facts.records if record.kind == "utilisation"]
+    speeds = [record for study in facts.beside for record in study.speed_records]
+    found = [
+        row.value
+        for record in layers
+        for row in record.rows
+        if row.quantity == "peak" and _conditions(record) == trained
+    ]
+    found += [
+        row.value
+        for record in speeds
+        for row in record.rows
+        if row.phase == "peak" and _conditions(record) == trained
+    ]
+    return max(found, default=None)
+
+
+def _conditions(record: Record) -> tuple[str, int, str]:
+    one = record.provenance
+    return one.device, one.threads * one.devices, one.precision
 
 
 def _variation(group: Group, cell: Cell) -> list[str]:

@@ -250,6 +250,23 @@ def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> 
     assert measured.rows[1][-1] == NOT_MEASURED
 
 
+@pytest.mark.parametrize(
+    ("measured_on", "found"),
+    [({}, True), ({"precision": "bfloat16"}, False), ({"threads": 1}, False), ({"device": "another"}, False)],
+    ids=["alike", "precision", "threads", "device"],
+)
+def test_the_peak_of_a_study_of_speeds_counts_where_it_was_measured_alike(
+    measured_on: dict[str, Any], found: bool
+) -> None:
+    speed = StudyResults(name="speed", speed_records=(speed_record(provenance=provenance(**measured_on)),))
+    (measured, _) = tables_2_and_3(Facts([], [], [translation(transformer=36, lstm=33), speed]))
+    seconds, paper = measured.rows[1][-3], measured.rows[1][-1]
+    if found:
+        assert float(paper) == pytest.approx(float(seconds) * 1.8e11, rel=0.01)
+    else:
+        assert paper == NOT_MEASURED
+
+
 def test_texts_of_the_tables_have_no_markup_of_their_own():
     """Every form escapes them, so that a backtick would be read as one."""
     for table in why_tables(Facts.of(StudyResults(name="why"))):
