@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -265,6 +266,53 @@ def test_the_peak_of_a_study_of_speeds_counts_where_it_was_measured_alike(
         assert float(paper) == pytest.approx(float(seconds) * 1.8e11, rel=0.01)
     else:
         assert paper == NOT_MEASURED
+
+
+def ablation(
+    seed: int, loss: float, bleu: float, *, parameters: int, threads: int = 2, **model: Any
+) -> TrainRecord:
+    return train_record(
+        f"{sum(map(ord, str((seed, threads, model)))):016x}", seed=seed, experiment={"model": model},
+        provenance=provenance(threads=threads), validation_loss=loss, parameters=parameters,
+        scores=scores({("test_2016_flickr", "bleu"): bleu, ("test_2017_flickr", "bleu"): 1.0}),
+    )  # fmt: skip
+
+
+def test_variations_of_the_transformer_stand_in_a_table_for_each_device() -> None:
+    """Values of one variation are over its seeds; a run that diverged enters none, and is counted."""
+    lost = train_record("f" * 16, seed=2, status="diverged", experiment={"model": {"feed_forward": 0}})
+    runs = [
+        *(ablation(seed, 1.5 + seed, 36 + seed, parameters=4_140_000, feed_forward=512) for seed in range(3)),
+        *(ablation(seed, 2.5, 30 + seed, parameters=2_960_000, feed_forward=0) for seed in range(2)),
+        ablation(0, 1.4, 37, parameters=4_140_000, threads=8, feed_forward=512),
+        lost,
+    ]
+    first, second, published = tables_2_and_3(
+        Facts([], [], [StudyResults(name="ablations", train_records=tuple(runs))])
+    )
+    assert first.title.startswith("Table 3, measured") and published.title.startswith("Published")
+    assert first.heading == [
+        "A Processor @ 2.00GHz, 2 threads, float32; 5,000 steps of training; "
+        "runs: 5 done, 0 failed, 1 diverged"
+    ]
+    assert second.heading[0].startswith("A Processor @ 2.00GHz, 8 threads")
+    without, whole = sorted(first.rows, key=lambda row: row[-1])
+    assert whole[:3] == ["feed_forward=512", "3", "2.500"] and whole[3].startswith("37.0 ")
+    assert without[:3] == ["feed_forward=0", "2", "2.500"] and without[3].startswith("30.5 ")
+    assert (without[4], whole[4]) == ("3", "4.1")
+    assert [row[3] for row in second.rows] == ["37.0"]
+
+
+def test_table_2_says_what_every_study_ran_on_and_how_its_runs_ended() -> None:
+    study = translation(transformer=36, lstm=33)
+    runs = [
+        one.model_copy(update={"status": "failed"}) if one.seed == 6 else one for one in study.train_records
+    ]
+    (measured, _) = tables_2_and_3(Facts([], [], [dataclasses.replace(study, train_records=tuple(runs))]))
+    assert measured.heading == [
+        "multi30k-en-de, equal seconds: A Processor @ 2.00GHz, 2 threads, float32; 5,000 steps of training; "
+        "runs: 12 done, 2 failed, 0 diverged"
+    ]
 
 
 def test_texts_of_the_tables_have_no_markup_of_their_own():
