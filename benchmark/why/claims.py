@@ -168,7 +168,7 @@ def _complexity(facts: Facts) -> Finding:
         first = next(iter(subjects.values()))
         where = {"n": _longest(facts, first), "d": _widest(facts, first)}
         series = {
-            value: facts.rows("complexity", subject, "mixing_operations", **where)[0].value
+            float(value): facts.rows("complexity", subject, "mixing_operations", **where)[0].value
             for value, subject in subjects.items()
         }
         found[name], predicted[name] = exponent(series), factor

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from benchmark.config import ROOT
+from benchmark.store import StudyFolder
 from benchmark.why.cells import (
     ATTENTION,
     CONVOLUTION,
@@ -103,6 +105,18 @@ def test_where_the_records_leave_it_open_a_claim_is_not_decided_and_says_why(num
     assert found.verdict == UNDECIDED
     why = reason(BY_NUMBER[number], Facts(some))
     assert why and found.effect.endswith(why)
+
+
+def test_the_committed_records_decide_what_no_clock_and_no_training_decides():
+    found = [one for one in StudyFolder(ROOT / "results", "why").contents().records if one.kind != "train"]
+    verdicts = {n: finding(n, found).verdict for n in DECIDED}
+    assert verdicts == DECIDED
+
+
+DECIDED = {
+    **dict.fromkeys(("S4.2", "S4.3", "S4.4", "S4.7", "S4.9", "S4.11", "S4.12"), SUPPORTED),
+    "S4.10": CONTRADICTED,
+}
 
 
 def test_every_claim_is_tried_in_all_three_worlds():
