@@ -478,6 +478,8 @@ def why(
     wandb: Annotated[Wandb, typer.Option(help="Where wandb keeps its mirror of the runs.")] = Wandb.auto,
     as_json: Json = False,
 ) -> int:
+    from dataclasses import replace
+
     from benchmark import tracking
     from benchmark.config import RunOptions, UserError
     from benchmark.engines.local import ChildFailed, Interrupted, Refused
@@ -513,8 +515,9 @@ def why(
     except ChildFailed as error:
         say(str(error))
         return 1
-    loaded = load_study(folder.path)
-    facts = Facts(records, loaded.train_records, loaded.beside)
+    # The folder may hold those of other machines and scales, of which this page says nothing.
+    loaded = replace(load_study(folder.path), layer_records=tuple(records))
+    facts = Facts.of(loaded)
     write_page(facts, folder.path / "report", scale.value)
     page = _page(loaded, folder.path, None, options.data_directory, trust_code=False)
     if as_json:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
+from benchmark.record import Record, TrainRecord
 from benchmark.report.comparison import Cell, Group
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.published import published_tables
@@ -22,7 +24,9 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
     if rows:
         yield Table(
             title="Table 2, measured: quality and the cost of training",
-            heading=[],
+            heading=[
+                f"{_titled(study, group)}: {_made(group)}" for study in translations for group in study.groups
+            ],
             columns=[
                 Column(title=("study",), is_text=True),
                 Column(title=("model",), is_text=True),
@@ -57,27 +61,51 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
         )
         yield from published_tables(["table-2"])
     for study in facts.beside:
-        if study.name == VARIATIONS:
-            rows = [_variation(group, cell) for group in study.groups for cell in group.comparable]
-            yield Table(
-                title="Table 3, measured: the Transformer without a part of it",
-                heading=[],
-                columns=[
-                    Column(title=("variation",), is_text=True),
-                    Column(title=("seeds",)),
-                    Column(title=("validation loss", "nats per token")),
-                    Column(title=("test", "BLEU")),
-                    Column(title=("parameters", "million")),
-                ],
-                rows=rows,
-                labels=1,
-            )
+        if study.name == VARIATIONS and study.groups:
+            for group in study.groups:
+                yield Table(
+                    title="Table 3, measured: the Transformer without a part of it",
+                    heading=[_made(group)],
+                    columns=[
+                        Column(title=("variation",), is_text=True),
+                        Column(title=("seeds",)),
+                        Column(title=("validation loss", "nats per token")),
+                        Column(title=("test", "BLEU")),
+                        Column(title=("parameters", "million")),
+                    ],
+                    rows=[_variation(group, cell) for cell in group.comparable],
+                    labels=1,
+                )
             yield from published_tables(["table-3"])
+
+
+def _titled(study: StudyResults, group: Group) -> str:
+    match = group.conditions.match
+    return f"{study.name}, equal {match}" if match else study.name
+
+
+def _made(group: Group) -> str:
+    """On what its runs were trained, for how long, and how they ended."""
+    conditions = group.conditions
+    threads = f"{conditions.threads} thread{'' if conditions.threads == 1 else 's'}"
+    steps = sorted({number for record in group.records if (number := _budget(record)) is not None})
+    budget = " to ".join(f"{one:,}" for one in dict.fromkeys([*steps[:1], *steps[-1:]]))
+    ends = Counter(record.status for record in group.records)
+    return (
+        f"{conditions.device}, {threads}, {conditions.precision}; {budget or 'unknown'} steps of training; "
+        f"runs: {', '.join(f'{ends[end]} {end}' for end in ('done', 'failed', 'diverged'))}"
+    )
+
+
+def _budget(record: TrainRecord) -> int | None:
+    """In steps."""
+    training = record.experiment.get("training")
+    steps = training.get("steps") if isinstance(training, dict) else None
+    return steps if isinstance(steps, int) else None
 
 
 def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]]:
     conditions = group.conditions
-    match = f", equal {conditions.match}" if conditions.match else ""
     for cell in group.comparable:
         if not cell.done:
             continue
@@ -86,7 +114,7 @@ def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]
         peak = _peak(facts, cell)
         paper = None if seconds is None or peak is None else seconds * peak
         yield [
-            f"{study.name}{match}",
+            _titled(study, group),
             cell.model,
             f"{conditions.device}, {conditions.threads}",
             str(len(cell.done)),
@@ -104,20 +132,30 @@ def _operations(cell: Cell) -> float | None:
 
 
 def _peak(facts: Facts, cell: Cell) -> float | None:
-    """Operations per second of matrix products, as measured on the device that trained, with as many threads
-    and in its precision.
+    """The most operations per second of matrix products that were measured on the device that trained, with
+    as many threads and in its precision: with the layers, or with the speed of a study beside.
     """
-    trained = cell.done[0].provenance
-    for record in facts.records:
-        here = record.provenance
-        alike = (here.device, here.threads * here.devices, here.precision) == (
-            trained.device,
-            trained.threads * trained.devices,
-            trained.precision,
-        )
-        if (record.kind, record.status) == ("utilisation", "done") and alike:
-            return next((row.value for row in record.rows if row.quantity == "peak"), None)
-    return None
+    trained = _conditions(cell.done[0])
+    layers = [record for record in facts.records if record.kind == "utilisation"]
+    speeds = [record for study in facts.beside for record in study.speed_records]
+    found = [
+        row.value
+        for record in layers
+        for row in record.rows
+        if row.quantity == "peak" and _conditions(record) == trained
+    ]
+    found += [
+        row.value
+        for record in speeds
+        for row in record.rows
+        if row.phase == "peak" and _conditions(record) == trained
+    ]
+    return max(found, default=None)
+
+
+def _conditions(record: Record) -> tuple[str, int, str]:
+    one = record.provenance
+    return one.device, one.threads * one.devices, one.precision
 
 
 def _variation(group: Group, cell: Cell) -> list[str]:

@@ -11,6 +11,11 @@ CONTRADICTED: Word = "contradicted"
 UNDECIDED: Word = "not decidable here"
 
 
+def because(verdict: Word, reason: str) -> str:
+    """What an effect ends with: why the verdict is left open, where it is."""
+    return f"; not decided: {reason}" if verdict == UNDECIDED else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """What the records say of a claim."""

@@ -18,7 +18,7 @@ from benchmark.report.comparison import Cell, Group, groups
 from benchmark.report.rounding import mean_text, with_half_width, without_spread
 from benchmark.report.significance import Family, families
 from benchmark.why.facts import Facts, Missing
-from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word
+from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word, because
 
 DISTANCE_TASKS = ("recall", "agreement")
 SHORT_PATHS, LONG_PATHS = "transformer", "lstm"
@@ -53,10 +53,12 @@ def learned_over_distance(facts: Facts) -> Finding:
     sides = [(found[SHORT_PATHS], found[LONG_PATHS]) for found in every.values()]
     far = _compared([(_ends(short)[1], _ends(long)[1]) for short, long in sides])
     fall = _compared([(_falls(long), _falls(short)) for short, long in sides])
-    effects, words = [], []
+    effects, words, reasons = [], [], []
     for task, at_far, falls in zip(every, far, fall, strict=True):
         near = {model: statistics.fmean(_ends(found)[0].values()) for model, found in every[task].items()}
-        words.append(_of_task(at_far, falls, near))
+        word, reason = _of_task(at_far, falls, near)
+        words.append(word)
+        reasons += [f"{task}: {reason}"] if reason else []
         nearest, farthest = _trained_ends(every[task][SHORT_PATHS])
         shown = [
             f"{model} {_mean(_ends(found)[1])} (from {_mean(_ends(found)[0])})"
@@ -66,9 +68,10 @@ def learned_over_distance(facts: Facts) -> Finding:
             f"{task}, accuracy % at distance {farthest} (from distance {nearest}): {', '.join(shown)}: "
             f"{_named(at_far)}; falls: {_named(falls, LONG_PATHS, SHORT_PATHS, 'falls more')}"
         )
+    verdict = _together(words)
     return Finding(
-        verdict=_together(words),
-        effect="; ".join(effects),
+        verdict=verdict,
+        effect="; ".join(effects) + because(verdict, _why_open(words, "; ".join(reasons))),
         conditions=(
             *_further_distances(facts),
             *_unsuccessful(facts),
@@ -78,15 +81,22 @@ def learned_over_distance(facts: Facts) -> Finding:
     )
 
 
-def _of_task(far: PairedComparison, fall: PairedComparison, near: Mapping[str, float]) -> Word:
+def _of_task(far: PairedComparison, fall: PairedComparison, near: Mapping[str, float]) -> tuple[Word, str]:
     """A model that learned nothing falls by nothing: the far distance itself has to be learned better. And
-    who is behind there must have learned the task at the smallest distance: else more training decides.
+    who is behind there must have learned the task at the smallest distance: else more training decides. With
+    the reason where the task decides nothing.
     """
-    if far.words() == SECOND_HIGHER and near[SHORT_PATHS] >= LEARNED:
-        return CONTRADICTED
-    if far.words() == fall.words() == FIRST_HIGHER and near[LONG_PATHS] >= LEARNED:
-        return SUPPORTED
-    return UNDECIDED
+    behind = {FIRST_HIGHER: LONG_PATHS, SECOND_HIGHER: SHORT_PATHS}.get(far.words())
+    if behind is None:
+        return UNDECIDED, "no difference at the largest distance"
+    if near[behind] < LEARNED:
+        learned = f"{without_spread(near[behind])} % at the smallest distance, less than {LEARNED:.0f} %"
+        return UNDECIDED, f"{behind} is behind and has not learned it ({learned})"
+    if behind == SHORT_PATHS:
+        return CONTRADICTED, ""
+    if fall.words() == FIRST_HIGHER:
+        return SUPPORTED, ""
+    return UNDECIDED, f"{LONG_PATHS} does not fall more"
 
 
 def _unsuccessful(facts: Facts) -> Iterator[str]:
@@ -160,9 +170,12 @@ def heads_differ(facts: Facts) -> Finding:
         f"{_named(one, 'after', 'before')}"
         for (task, means), one in zip(every.items(), compared, strict=True)
     ]
+    words = [_WORDS.get(one.words(), UNDECIDED) for one in compared]
+    verdict = _together(words)
     return Finding(
-        verdict=_together([_WORDS.get(one.words(), UNDECIDED) for one in compared]),
-        effect=f"divergence of the heads of an encoder layer, bits: {'; '.join(effects)}",
+        verdict=verdict,
+        effect=f"divergence of the heads of an encoder layer, bits: {'; '.join(effects)}"
+        + because(verdict, _why_open(words, "on no task is after told from before")),
         conditions=(
             *_sharpness(facts),
             *_roles(facts),
@@ -249,19 +262,17 @@ def translates_better(facts: Facts) -> Finding:
             continue
         effects.append(f"{text} (training seconds: {costs})")
         conditions.append(f"{name}: {_size(group)}")
-        others = [word for _, word in found]
-        if CONTRADICTED in others:
-            words.append(CONTRADICTED)
-        elif others and set(others) == {SUPPORTED}:
-            words.append(SUPPORTED)
-        else:
-            words.append(UNDECIDED)
+        words.append(_against_all([word for _, word in found]))
     if not effects:
         raise Missing(
             "no study of translation with equal seconds lies beside this one: seqbench run multi30k-en-de "
             "or grammar-translation makes one"
         )
-    return Finding(verdict=_together(words), effect="; ".join(effects), conditions=tuple(conditions))
+    verdict = _together(words)
+    open_ = _why_open(words, "in no study is it higher than all others, or lower than one")
+    return Finding(
+        verdict=verdict, effect="; ".join(effects) + because(verdict, open_), conditions=tuple(conditions)
+    )
 
 
 def _size(group: Group) -> str:
@@ -350,11 +361,11 @@ def trains_faster(facts: Facts) -> Finding:
     effects = []
     for study in facts.beside:
         for record in study.speed_records:
-            noise = _noise_of(record)
+            noise, others = _noise_of(record), []
             facts.read[record.run_id] = None
             for other, row in _speed_ratios(record):
                 assert row.low is not None and row.high is not None
-                words.append(
+                others.append(
                     CONTRADICTED if row.low > noise else SUPPORTED if row.high < 1 / noise else UNDECIDED
                 )
                 marked = ", the machine was shared" if record.noisy else ""
@@ -363,11 +374,14 @@ def trains_faster(facts: Facts) -> Finding:
                     f"{without_spread(row.low)} to {without_spread(row.high)} "
                     f"(A/A {noise:.3f}, {record.provenance.device}{marked})"
                 )
+            words += [_against_all(others)] if others else []
     if not words:
         raise Missing("no speed record lies beside this study: seqbench run speed makes one")
+    verdict = _together(words)
     return Finding(
-        verdict=_together(words),
-        effect=f"target tokens/s of training against the Transformer's: {'; '.join(effects)}",
+        verdict=verdict,
+        effect=f"target tokens/s of training against the Transformer's: {'; '.join(effects)}"
+        + because(verdict, _why_open(words, "in no record is it faster than all others, or slower than one")),
         conditions=("in equal batches; what they are worth in quality is claim C.1",),
     )
 
@@ -395,11 +409,25 @@ def _noise_of(record: SpeedRecord) -> float:
 # In common
 
 
+def _against_all(words: Sequence[Word]) -> Word:
+    """Of one study or record: the Transformer has to be ahead of every other model, and behind none."""
+    if CONTRADICTED in words:
+        return CONTRADICTED
+    return SUPPORTED if words and set(words) == {SUPPORTED} else UNDECIDED
+
+
 def _together(words: Sequence[Word]) -> Word:
     """Supported where one is and none is contradicted, and the other way round."""
     if SUPPORTED in words and CONTRADICTED not in words:
         return SUPPORTED
     return CONTRADICTED if CONTRADICTED in words and SUPPORTED not in words else UNDECIDED
+
+
+def _why_open(words: Sequence[Word], otherwise: str) -> str:
+    """Why words come to nothing together: they disagree, or none decides."""
+    return (
+        "a part of it supports the claim, and another contradicts it" if CONTRADICTED in words else otherwise
+    )
 
 
 def _compared(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> list[PairedComparison]:

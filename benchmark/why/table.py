@@ -31,6 +31,10 @@ from benchmark.why.facts import (
     times_of,
 )
 
+WRITTEN_OUT = 256
+"""Up to this length self-attention writes its scores out on a CPU."""
+KERNELS = f"On a CPU self-attention writes its scores out up to n = {WRITTEN_OUT} and is fused beyond"
+
 
 class _Line(NamedTuple):
     layer: str
@@ -61,8 +65,9 @@ def table_1(facts: Facts) -> Table:
             Column(title=("complexity", "per layer"), is_text=True),
             Column(
                 title=("mixing", "operations", "n / d"),
-                note="Operations: exponents of n and d in power laws through the counted operations, "
-                "projections at each position left out as in the paper.",
+                note="Operations: exponents of n and d in power laws through mixing operations, by closed "
+                "forms that with the projections at each position equal what is counted; the projections are "
+                "left out as in the paper.",
             ),
             Column(title=("sequential", "operations"), is_text=True, begins_part=True),
             Column(
@@ -87,11 +92,14 @@ def table_1(facts: Facts) -> Table:
                 note="Steps: operations on the longest of the shortest paths; they need no declaration.",
             ),
             Column(
-                title=("time", "exponent", "of n"),
-                note="Time: exponent of n in seconds for each sequence, forward and backward, full batches, "
-                "at the three longest n and the largest width; 95 % interval over rounds.",
+                title=("exponent of n", "in time,", "full batches"),
+                note="Time: exponent of n in seconds for each sequence, forward and backward, at the three "
+                "longest n and the largest width; 95 % interval over rounds. Full batches have as many "
+                "positions at every n, so that fewer sequences share a batch as n grows, and the exponent is "
+                f"of both; one sequence at a time is of n alone. {KERNELS}.",
                 begins_part=True,
             ),
+            Column(title=("exponent of n", "in time,", "one sequence")),
         ],
         rows=[_row(facts, line) for line in _LINES],
         labels=1,
@@ -148,11 +156,12 @@ def _row(facts: Facts, line: _Line) -> list[str]:
     def path(quantity: str) -> str:
         return _ends(facts.series("path", line.path, quantity))
 
-    def time() -> str:
-        rows = facts.seconds(line.timed, full=True, **BOTH)
+    def time(*, full: bool) -> str:
+        rows = facts.seconds(line.timed, full=full, **BOTH)
         width = max(number(row, "d") for row in rows)
         found = time_exponent(for_one_sequence([row for row in rows if row.conditions["d"] == width]))
-        return with_half_width(found.value, (found.high - found.low) / 2)
+        text = with_half_width(found.value, (found.high - found.low) / 2)
+        return text if line.timed == line.layer else f"{text} ({line.timed.rpartition(', ')[2]})"
 
     return [
         line.layer,
@@ -164,7 +173,8 @@ def _row(facts: Facts, line: _Line) -> list[str]:
         line.longest,
         cell(lambda: path("hops")),
         cell(lambda: path("steps")),
-        cell(time),
+        cell(lambda: time(full=True)),
+        cell(lambda: time(full=False)),
     ]
 
 
@@ -206,6 +216,7 @@ def _memory(facts: Facts) -> Iterator[Table]:
         ],
         rows=[[layer, *(cell(layer, length) for length in lengths)] for layer in layers],
         labels=1,
+        remarks=[f"{KERNELS}, where it keeps no scores: memory then grows with n, not with n^2."],
     )
 
 

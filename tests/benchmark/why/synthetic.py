@@ -55,7 +55,7 @@ HOLDS: dict[str, Any] = {
         ATTENTION: lambda n: 1, RECURRENT: lambda n: 1, CONVOLUTION: lambda n: math.ceil((n - 1) / 2),
         RESTRICTED: lambda n: math.ceil((n - 1) / 4), DILATED: log_3,
     },
-    "leaks": dict.fromkeys((ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED), lambda n: 0),
+    "leaks": dict.fromkeys((ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED, *MODELS), lambda n: 0),
     "encoder_connects": {"transformer": lambda n: 1, "convs2s": lambda n: n < 8, "lstm": lambda n: 1},
     "mixing": {
         ATTENTION: lambda n, d: 4 * n * n * d,
@@ -89,8 +89,11 @@ HOLDS: dict[str, Any] = {
 """A world in which all of section 4 is true: here the recurrence has one matrix and no gates."""
 
 
-def records(**changes):
-    """The records of that world, with what `changes` says of it; a subject that is None was not measured."""
+def records(*, seed=0, **changes):
+    """The records of that world, with what `changes` says of it; a subject that is None was not measured.
+
+    `seed` is that of the noise in times.
+    """
     world = {
         name: {**what, **changes.get(name, {})} if isinstance(what, dict) else changes.get(name, what)
         for name, what in HOLDS.items()
@@ -136,6 +139,8 @@ def records(**changes):
             continue
         rows = series("connects", world["encoder_connects"][name], (4, 8, 12), part="encoder")
         rows += series("hops", lambda n: 1, (4, 8, 12), part="source to target")
+        if world["leaks"][name] is not None:
+            rows += series("leaks", world["leaks"][name], (4, 8, 12), part="target to target")
         record("path", name, rows)
     for name, mixing in world["mixing"].items():
         if mixing is None:
@@ -166,25 +171,23 @@ def records(**changes):
         )
     if world["seconds"][ATTENTION] is not None:
         for d in WIDTHS:
-            record("time", f"layers, d = {d}", list(_times(world, d)))
+            points = [(n, d, batch) for n in (16, 64, 256, 1024) for batch in (1, 4096 // n)]
+            rows = time_rows(world["seconds"], points, noise=world["noise"], seed=seed)
+            record("time", f"layers, d = {d}", list(rows))
     return found
 
 
-def _times(world, d):
-    rng = random.Random(d)
-    for name in (*world["seconds"], f"{ATTENTION} again"):
-        law = world["seconds"][name.removesuffix(" again")]
-        for n in (16, 64, 256, 1024):
-            for batch in (1, 4096 // n):
-                for one in ("forward", "forward and backward"):
-                    samples = [
-                        batch * law(n, d) * math.exp(rng.gauss(0, world["noise"])) for _ in range(ROUNDS)
-                    ]
-                    value = median(samples)
-                    where = {"layer": name, "n": n, "d": d, "batch": batch, "full": batch > 1, "pass": one}
-                    yield row(
-                        "seconds", value.value, low=value.low, high=value.high, samples=samples, **where
-                    )
+def time_rows(seconds, points, *, noise, seed, rounds=ROUNDS):
+    """Of every layer at every (n, d, batch), and of attention again: what `seconds` says, and noise."""
+    rng = random.Random(f"{seed}, {points}")
+    for name in (*seconds, f"{ATTENTION} again"):
+        law = seconds[name.removesuffix(" again")]
+        for n, d, batch in points:
+            for one in ("forward", "forward and backward"):
+                samples = [batch * law(n, d) * math.exp(rng.gauss(0, noise)) for _ in range(rounds)]
+                value = median(samples)
+                where = {"layer": name, "n": n, "d": d, "batch": batch, "full": batch > 1, "pass": one}
+                yield row("seconds", value.value, low=value.low, high=value.high, samples=samples, **where)
 
 
 def row(quantity, value, *, low=None, high=None, samples=(), **conditions):

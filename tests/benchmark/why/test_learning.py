@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,12 +17,18 @@ from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.page import why_tables
 from tests.benchmark.report.records import provenance, scores, speed_record, train_record
 from tests.benchmark.why.synthetic import row
+from tests.benchmark.why.test_claims import reason
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}
 
 
 def finding(number: str, facts: Facts) -> Finding:
-    return BY_NUMBER[number].finding(facts)
+    """The verdict; an undecided one has its reason, and no other has one."""
+    found = BY_NUMBER[number].finding(facts)
+    why = reason(BY_NUMBER[number], facts)
+    assert bool(why) == (found.verdict == UNDECIDED), found.effect
+    assert found.effect.endswith(why)
+    return found
 
 
 def runs(task: str, seeds: int = 7, **models: tuple[float, float]) -> list[TrainRecord]:
@@ -68,6 +75,18 @@ def test_learning_over_a_distance(recall: Any, agreement: Any, verdict: str) -> 
     assert found.verdict == verdict, found.effect
 
 
+def test_who_is_behind_and_has_not_learned_the_task_is_the_reason() -> None:
+    facts = Facts(
+        [], [*runs("recall", transformer=NOTHING, lstm=GOOD), *runs("agreement", transformer=GOOD, lstm=GOOD)]
+    )
+    claim, found = BY_NUMBER["S4.5"], finding("S4.5", facts)
+    assert "must have learned the task at the smallest distance (80 % on average)" in claim.test
+    assert found.effect.endswith(
+        "not decided: recall: transformer is behind and has not learned it (2.30 % at the smallest distance, "
+        "less than 80 %); agreement: no difference at the largest distance"
+    )
+
+
 def test_few_seeds_decide_nothing_and_the_claim_says_how_many_it_takes() -> None:
     models = {"transformer": GOOD, "lstm": FALLS}
     found = finding("S4.5", Facts([], [*runs("recall", 3, **models), *runs("agreement", 3, **models)]))
@@ -103,8 +122,17 @@ def heads(before: float, after: float, seeds: int = 7) -> list[LayerRecord]:
 def test_heads() -> None:
     assert finding("S4.13", Facts(heads(0.1, 0.8))).verdict == SUPPORTED
     assert finding("S4.13", Facts(heads(0.8, 0.1))).verdict == CONTRADICTED
+    other = [
+        one.model_copy(update={"settings": {**one.settings, "task": "agreement"}}) for one in heads(0.5, 0.5)
+    ]
+    assert finding("S4.13", Facts([*heads(0.1, 0.8), *other])).verdict == SUPPORTED
+    falling = [
+        one.model_copy(update={"settings": {**one.settings, "task": "agreement"}}) for one in heads(0.8, 0.1)
+    ]
+    assert finding("S4.13", Facts([*heads(0.1, 0.8), *falling])).verdict == UNDECIDED
     few = finding("S4.13", Facts(heads(0.1, 0.8, 3)))
     assert few.verdict == UNDECIDED and "needs 6" in few.effect
+    assert "sharper are further apart too" in BY_NUMBER["S4.13"].test
     sharpness, roles, _ = finding("S4.13", Facts(heads(0.1, 0.8))).conditions
     assert "the entropy of a head goes from 1.90 ± 0.00 to 1.20 ± 0.00 bits" in sharpness
     assert "mean over 7 seeds, before training and after: before 0 of 1, after 1.00 of 1" in roles
@@ -120,7 +148,9 @@ def test_two_runs_of_one_seed_and_runs_that_failed_are_said() -> None:
     assert "failed or diverged, and in no figure: lstm on recall seed 9" in found.conditions
 
 
-def speeds(ratio: float, noise: float = 1.02) -> StudyResults:
+def speeds(ratio: float, noise: float = 1.02, lstm: float | None = None) -> StudyResults:
+    """Of ConvS2S and of an LSTM, which are as fast as each other where `lstm` does not say otherwise."""
+
     def ratio_of(model: str, value: float, baseline: str, quantity: str = "speed_ratio") -> SpeedRow:
         return SpeedRow(
             model=model, phase="train", quantity=quantity, value=value, unit="ratio",
@@ -129,7 +159,7 @@ def speeds(ratio: float, noise: float = 1.02) -> StudyResults:
 
     rows = [
         ratio_of("convs2s", ratio, "transformer"),
-        ratio_of("lstm", ratio, "transformer"),
+        ratio_of("lstm", ratio if lstm is None else lstm, "transformer"),
         ratio_of("lstm", 9.0, "plain form"),
         ratio_of("transformer", noise, "transformer, itself", "noise_floor"),
     ]
@@ -143,6 +173,24 @@ def speeds(ratio: float, noise: float = 1.02) -> StudyResults:
 )
 def test_training_speed(ratio: float, noise: float, verdict: str) -> None:
     found = finding("C.2", Facts([], [], [speeds(ratio, noise)]))
+    assert found.verdict == verdict, found.effect
+
+
+@pytest.mark.parametrize(
+    ("records", "verdict"),
+    [
+        ([speeds(0.8, lstm=1.0)], UNDECIDED),
+        ([speeds(0.8, lstm=1.4)], CONTRADICTED),
+        ([speeds(1.3), speeds(1.3), speeds(0.8, lstm=1.4)], CONTRADICTED),
+        ([speeds(1.3), speeds(0.8, lstm=1.0)], CONTRADICTED),
+        ([speeds(0.8), speeds(0.8, lstm=1.0)], SUPPORTED),
+        ([speeds(0.8), speeds(1.3)], UNDECIDED),
+    ],
+    ids=["not of both", "behind one", "behind one, thrice", "open", "open, ahead", "one of each"],
+)
+def test_a_record_of_speeds_has_one_say(records: list[StudyResults], verdict: str) -> None:
+    """It supports where the Transformer is faster than both others, and contradicts where one is faster."""
+    found = finding("C.2", Facts([], [], records))
     assert found.verdict == verdict, found.effect
 
 
@@ -201,6 +249,70 @@ def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> 
     other = utilisation.model_copy(update={"provenance": provenance(precision="bfloat16")})
     (measured, _) = tables_2_and_3(Facts([other], [], [translation(transformer=36, lstm=33)]))
     assert measured.rows[1][-1] == NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("measured_on", "found"),
+    [({}, True), ({"precision": "bfloat16"}, False), ({"threads": 1}, False), ({"device": "another"}, False)],
+    ids=["alike", "precision", "threads", "device"],
+)
+def test_the_peak_of_a_study_of_speeds_counts_where_it_was_measured_alike(
+    measured_on: dict[str, Any], found: bool
+) -> None:
+    speed = StudyResults(name="speed", speed_records=(speed_record(provenance=provenance(**measured_on)),))
+    (measured, _) = tables_2_and_3(Facts([], [], [translation(transformer=36, lstm=33), speed]))
+    seconds, paper = measured.rows[1][-3], measured.rows[1][-1]
+    if found:
+        assert float(paper) == pytest.approx(float(seconds) * 1.8e11, rel=0.01)
+    else:
+        assert paper == NOT_MEASURED
+
+
+def ablation(
+    seed: int, loss: float, bleu: float, *, parameters: int, threads: int = 2, **model: Any
+) -> TrainRecord:
+    return train_record(
+        f"{sum(map(ord, str((seed, threads, model)))):016x}", seed=seed, experiment={"model": model},
+        provenance=provenance(threads=threads), validation_loss=loss, parameters=parameters,
+        scores=scores({("test_2016_flickr", "bleu"): bleu, ("test_2017_flickr", "bleu"): 1.0}),
+    )  # fmt: skip
+
+
+def test_variations_of_the_transformer_stand_in_a_table_for_each_device() -> None:
+    """Values of one variation are over its seeds; a run that diverged enters none, and is counted."""
+    lost = train_record("f" * 16, seed=2, status="diverged", experiment={"model": {"feed_forward": 0}})
+    runs = [
+        *(ablation(seed, 1.5 + seed, 36 + seed, parameters=4_140_000, feed_forward=512) for seed in range(3)),
+        *(ablation(seed, 2.5, 30 + seed, parameters=2_960_000, feed_forward=0) for seed in range(2)),
+        ablation(0, 1.4, 37, parameters=4_140_000, threads=8, feed_forward=512),
+        lost,
+    ]
+    first, second, published = tables_2_and_3(
+        Facts([], [], [StudyResults(name="ablations", train_records=tuple(runs))])
+    )
+    assert first.title.startswith("Table 3, measured") and published.title.startswith("Published")
+    assert first.heading == [
+        "A Processor @ 2.00GHz, 2 threads, float32; 5,000 steps of training; "
+        "runs: 5 done, 0 failed, 1 diverged"
+    ]
+    assert second.heading[0].startswith("A Processor @ 2.00GHz, 8 threads")
+    without, whole = sorted(first.rows, key=lambda row: row[-1])
+    assert whole[:3] == ["feed_forward=512", "3", "2.500"] and whole[3].startswith("37.0 ")
+    assert without[:3] == ["feed_forward=0", "2", "2.500"] and without[3].startswith("30.5 ")
+    assert (without[4], whole[4]) == ("3", "4.1")
+    assert [row[3] for row in second.rows] == ["37.0"]
+
+
+def test_table_2_says_what_every_study_ran_on_and_how_its_runs_ended() -> None:
+    study = translation(transformer=36, lstm=33)
+    runs = [
+        one.model_copy(update={"status": "failed"}) if one.seed == 6 else one for one in study.train_records
+    ]
+    (measured, _) = tables_2_and_3(Facts([], [], [dataclasses.replace(study, train_records=tuple(runs))]))
+    assert measured.heading == [
+        "multi30k-en-de, equal seconds: A Processor @ 2.00GHz, 2 threads, float32; 5,000 steps of training; "
+        "runs: 12 done, 2 failed, 0 diverged"
+    ]
 
 
 def test_texts_of_the_tables_have_no_markup_of_their_own():

@@ -1,8 +1,12 @@
 from benchmark.measure.layers import summarised
 from benchmark.record import LayerRecord
+from benchmark.report.layout import NOT_MEASURED, Table
+from benchmark.why.cells import ATTENTION, RESTRICTED
 from benchmark.why.facts import Facts
-from benchmark.why.table import further_tables
+from benchmark.why.table import WRITTEN_OUT, further_tables, table_1
+from models.layers.attention import _EXPLICIT_SCORES
 from tests.benchmark.report.records import provenance
+from tests.benchmark.why.synthetic import records
 
 ALONE = [100.0, 110.0, 90.0, 100.0, 105.0, 95.0]
 
@@ -38,6 +42,31 @@ def test_scaling_is_told_as_ratios_within_rounds() -> None:
         ["b", 100, 1.25, 2],
     ]
     assert table.heading == ["threads of each process: 1"]
+
+
+def test_each_exponent_of_time_says_of_which_layer_and_batches_it_is() -> None:
+    table = table_1(Facts(records()))
+    exponents = {line[0]: line[-2:] for line in table.rows}
+    assert [title.title[-1] for title in table.columns[-2:]] == ["full batches", "one sequence"]
+    assert all(one.endswith(" (r = 32)") for one in exponents[RESTRICTED]), exponents
+    assert not any("r = " in one for one in exponents[ATTENTION])
+    cells = [_value(one) for of_layer in exponents.values() for one in of_layer]
+    assert len(cells) == 10 and min(cells) > 0.5
+    without = [one for one in records() if one.kind != "time"]
+    assert {cell for line in table_1(Facts(without)).rows for cell in line[-2:]} == {NOT_MEASURED}
+
+
+def test_notes_say_what_is_counted_and_which_kernel_ran() -> None:
+    facts = Facts(records())
+    memory = next(one for one in further_tables(facts) if one.title == "Memory against length")
+    assert WRITTEN_OUT**2 == _EXPLICIT_SCORES
+    for text in (_notes(table_1(facts)), " ".join(memory.remarks)):
+        assert "writes its scores out up to n = 256 and is fused beyond" in text
+    assert "power laws through mixing operations, by closed forms" in _notes(table_1(facts))
+
+
+def _notes(table: Table) -> str:
+    return " ".join(column.note for column in table.columns)
 
 
 def _value(cell: str) -> float:

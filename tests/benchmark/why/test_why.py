@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from benchmark.measure.span import model_paths, model_span
 from benchmark.measure.timing import median
 from benchmark.measure.trained_rows import trained_signal_rows
 from benchmark.record import LayerRecord
+from benchmark.report.html import index_page
+from benchmark.report.study_results import load_study
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.trained import trained_model, trained_record
 from benchmark.why import cells, measuring
@@ -89,6 +92,28 @@ def test_from_nothing_to_the_page_and_nothing_twice(tiny):
     assert len(again) == len(stamps) and sum(again[path] != stamps[path] for path in stamps) == 1
     for path, content in bytes_before.items():
         assert path.read_bytes() == content, path.name
+
+
+def test_its_page_is_of_this_machine_where_the_folder_holds_larger_records_of_another(tiny):
+    """The same verdicts, from the same runs, on the terminal and in both pages."""
+    for number, record in enumerate(records()):
+        run_id = f"{0xF000 + number:016x}"
+        timing = "a clock" if record.kind == "time" else None
+        of_another = record.model_copy(update={"run_id": run_id, "timing_method": timing})
+        folder = RunFolder(tiny / "why" / "runs" / run_id)
+        folder.path.mkdir(parents=True)
+        folder.write_record(of_another)
+    _, out, said = why(tiny, "--json")
+    claims = {one["claim"]: one for one in json.loads(out)["claims"]}
+    assert claims["S4.7"]["verdict"] == "not decidable here", said
+    text, page = ((tiny / "why" / "report" / name).read_text() for name in ("why.md", "index.html"))
+    verdicts = re.findall(r'data-verdict="([^"]*)" id="([^"]*)"', page)
+    assert {claim: verdict for verdict, claim in verdicts} == {n: one["verdict"] for n, one in claims.items()}
+    assert all(f"### {number}: {one['verdict']}\n" in text for number, one in claims.items())
+    for other in ("A Processor @ 2.00GHz", "000000000000f0"):
+        assert other not in page and other not in text
+    everything = load_study(tiny / "why")
+    assert "A Processor @ 2.00GHz" in index_page(everything, {}), "a report is of the whole folder"
 
 
 STUDY = """
