@@ -493,7 +493,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     measured = score_run(experiment, task, trainer, module.model, averaged, data, run_folder, options)
     if not first:
         return None
-    _wait_for_ranks(trainer)
+    wait_for_ranks(trainer)
     write_atomic(run_folder / "curves.jsonl.gz", curves(log))
     record = TrainRecord(
         **common,
@@ -528,7 +528,7 @@ def _joules(energy: EnergyMeter, device: torch.device, options: RunOptions) -> f
     return energy.joules if options.devices == 1 else None
 
 
-def _wait_for_ranks(trainer: Trainer) -> None:
+def wait_for_ranks(trainer: Trainer) -> None:
     """Until this run's other processes have ended: Lightning looks at them every few seconds, and the time of
     one that nobody waited for is lost to who measures what this run takes of the machine.
     """

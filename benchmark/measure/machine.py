@@ -28,7 +28,8 @@ PRESSURE_SHARE = 0.05
 """Of the time that some task, ours or another's, may wait for a core."""
 WAITING = 0.5
 """Tasks beyond the cores, on average, that are no other load: our own threads fill all cores, and those that
-change places for a moment are counted, too."""
+change places for a moment are counted, too.
+"""
 SHORTEST_SECONDS = 1.0
 """Below this, counters in hundredths of a second give no shares."""
 

@@ -37,7 +37,7 @@ from benchmark.module import Seq2SeqModule, step_seed
 from benchmark.outcome import resolved_precision
 from benchmark.record import CAPTURED, SpeedRecord, SpeedRow, available_cores, take_provenance, threads_of
 from benchmark.schedule import rate_factor
-from benchmark.trainer import build_model, corpus_of, make_trainer, quiet
+from benchmark.trainer import build_model, corpus_of, make_trainer, quiet, wait_for_ranks
 from models import BEGIN, END, ModelConfig, Seq2SeqModel
 from tasks import TRAIN, Batch
 from tasks.data import batching
@@ -718,8 +718,7 @@ def side_by_side(
     )
     trainer.fit(module, datamodule=data(batch_tokens or own_tokens))
     log.flush(trainer)
-    for process in getattr(trainer.strategy.launcher, "procs", []):
-        process.wait()  # whoever counts what this process used counts theirs
+    wait_for_ranks(trainer)
     return beside.taken(log.losses, steps)
 
 
