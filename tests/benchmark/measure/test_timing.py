@@ -131,7 +131,7 @@ def test_equal_contestants_differ_five_times_in_a_hundred_at_most(rounds) -> Non
 
 @pytest.mark.parametrize(("rounds", "exact"), [(7, 0.984), (9, 0.961), (15, 0.965)])
 def test_the_interval_of_a_median_covers_it(rounds, exact) -> None:
-    """As often as the binomial distribution says: ranks are whole, so that it cannot be 95 % at each number."""
+    """As often as the binomial distribution says: ranks are whole, and 95 % is none of their values."""
     source = random.Random(2)
     inside = 0
     for _ in range(4000):
@@ -182,8 +182,8 @@ def seldom_slow(source: random.Random) -> float:
 @pytest.mark.parametrize(("noise", "most"), [(even, 0.97), (heavy_tailed, 0.97), (seldom_slow, 0.99)])
 @pytest.mark.parametrize("true", [1.0, 1.3])
 def test_ratios_cover_under_drift_and_heavy_tails(noise, most, true, rounds) -> None:
-    """On a machine whose speed wanders: as docs/statistics.md says. A timing that is seldom slow widens an
-    interval more than it moves the mean. Where both are alike, the rest are the A/A differences that are none.
+    """On a machine whose speed wanders, as docs/statistics.md says: contestants that are alike differ in 6 %
+    at most. A timing that is seldom slow widens an interval more than it moves the mean.
     """
     source = random.Random(5)
     covered = 0
