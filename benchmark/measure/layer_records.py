@@ -83,7 +83,10 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
 
 def _timing_method(kind: str, rounds: int, device: torch.device) -> str:
     by = "runs of their own" if kind == "scaling" else f"{Clock(device).name} after 2 warm-up rounds"
-    return f"{by}; {rounds} interleaved, shuffled rounds; medians with intervals of order statistics"
+    return (
+        f"{by}; {rounds} interleaved, shuffled rounds, none of which is left out; medians with intervals of "
+        "order statistics"
+    )
 
 
 def _lengths(task: str, options: RunOptions) -> Iterator[Row]:
