@@ -42,6 +42,31 @@ def test_only_one_lightning_is_imported():
         assert not re.search(r"^\s*(import|from) lightning\b", path.read_text(encoding="utf-8"), re.M), path
 
 
+CLOCKS = {
+    "benchmark/measure/timing.py": "the clock that everything measured is timed with",
+    "benchmark/measure/energy.py": "when the counters of a processor are due to be read again",
+    "benchmark/progress.py": "when the next line is due",
+    "benchmark/running.py": "how long a study has been going, for what is left of it",
+    "benchmark/trainer.py": "how long a run took in all, validations and evaluation included",
+}
+"""Who may ask for the time, and what for: a speed comes from `Clock` alone, which waits for the device."""
+
+
+def test_there_is_one_clock():
+    asked = re.compile(
+        r"\btime\.(time|perf_counter|monotonic|process_time|thread_time)(_ns)?\(|^\s*from time import"
+        r"|\btimeit\b",
+        re.M,
+    )
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("models", "tasks", "benchmark")
+        for path in (ROOT / package).glob("**/*.py")
+        if asked.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == CLOCKS.keys()
+
+
 def test_no_file_of_the_house_names_a_registry():
     for name in ("pyproject.toml", "constraints.txt", "Makefile", ".ci/run"):
         text = (ROOT / name).read_text(encoding="utf-8")

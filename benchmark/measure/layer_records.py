@@ -87,8 +87,10 @@ def _timing_method(kind: str, rounds: int, device: torch.device) -> str:
             f"{Clock(device).name}; {rounds} rounds, in which the devices and one alone take turns at every "
             "step; medians with intervals of order statistics"
         )
-    by = f"{Clock(device).name} after 2 warm-up rounds"
-    return f"{by}; {rounds} interleaved, shuffled rounds; medians with intervals of order statistics"
+    return (
+        f"{Clock(device).name} after 2 warm-up rounds; {rounds} interleaved, shuffled rounds, none of which is "
+        "left out; medians with intervals of order statistics"
+    )
 
 
 def _lengths(task: str, options: RunOptions) -> Iterator[Row]:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.measure.graph import Recorder
@@ -45,6 +46,22 @@ def test_operations_and_parameters_are_those_that_are_counted(name, length):
     theory = layer.theory(length)
     assert counter.get_total_flops() == theory.operations
     assert theory.parameters == sum(parameter.numel() for parameter in layer.parameters())
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (3, 3), (5, 2)])
+@pytest.mark.parametrize("length", [1, 2, 7, 16])
+def test_a_convolution_is_that_of_pytorch(kernel, dilation, length):
+    """Whose weights are (out, in, kernel), with the oldest position first."""
+    torch.manual_seed(0)
+    layer = Convolution(WIDTH, kernel, dilation).double()
+    x = torch.randn(3, length, WIDTH, dtype=torch.float64, requires_grad=True)
+    weight = layer.linear.weight.unflatten(1, (kernel, WIDTH)).transpose(1, 2)
+    padded = F.pad(x.transpose(1, 2), ((kernel - 1) * dilation, 0))
+    expected = F.conv1d(padded, weight, layer.linear.bias, dilation=dilation).transpose(1, 2)
+    y = layer(x)
+    torch.testing.assert_close(y, expected)
+    gradients = (torch.autograd.grad(one.square().sum(), x)[0] for one in (y, expected))
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("neighbourhood", [2, 8, 64])

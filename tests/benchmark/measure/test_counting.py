@@ -79,6 +79,23 @@ def test_whole_models_count_as_their_closed_forms(module):
     assert operations_of(run) == config.theory(50, 9, 7).operations
 
 
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+def test_the_parts_of_a_model_count_as_much_as_the_whole(module):
+    model = module.Config().tiny().build(50).eval()
+    source, target = torch.full((2, 9), 5), torch.full((2, 7), 5)
+    mask = torch.ones(2, 9, dtype=torch.bool)
+    memory = model.encode(source, mask)
+    hidden = model.decode(target, memory)
+    parts = [
+        operations_of(lambda: model.encode(source, mask)),
+        operations_of(lambda: model.decode(target, memory)),
+        operations_of(lambda: model.logits(hidden)),
+    ]
+    assert min(parts) > 0
+    whole = operations_of(lambda: model.logits(model.decode(target, model.encode(source, mask))))
+    assert sum(parts) == whole
+
+
 @pytest.mark.parametrize(
     ("run", "operations"),
     [

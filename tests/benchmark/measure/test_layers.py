@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from benchmark.config import RunOptions
-from benchmark.measure import graph, layers, signal, trained_rows
+from benchmark.measure import graph, layer_records, layers, signal, speed, trained_rows
 from benchmark.measure.allocation import forward_bytes, saved_bytes
 from benchmark.measure.layers import (
     build_layer,
@@ -19,6 +20,7 @@ from benchmark.measure.layers import (
     signal_rows,
     span_rows,
     time_rows,
+    utilisation_rows,
 )
 from benchmark.why.facts import number
 from models.layers.table1 import LAYERS
@@ -237,6 +239,65 @@ def test_times_of_every_layer_with_the_first_one_twice():
         assert len(row.samples) == 6 and low <= row.value <= high
         assert row.conditions["batch"] == (16 // number(row, "n") if row.conditions["full"] else 1)
     assert len(sampled) == len(rows) * 8
+
+
+def test_utilisation_is_a_share_of_a_peak_of_the_same_rounds(monkeypatch):
+    monkeypatch.setattr(speed, "PEAK_SIZE", 128)
+    sampled = []
+    settings: dict[str, Any] = {
+        "layers": {"attention": {"name": "self-attention"}, "lstm": {"name": "recurrent"}},
+        "length": 8,
+        "batches": [1, 4],
+        "width": 8,
+        "rounds": 6,
+        "seed": 0,
+    }
+    peak, *rows = utilisation_rows(settings, CPU, lambda: sampled.append(1))
+    assert len(sampled) == (len(rows) + 1) * 8, "in six rounds and two before them"
+    assert peak.quantity == "peak" and peak.value > 0 and len(peak.samples) == 6
+    assert {(row.conditions["layer"], row.conditions["batch"]) for row in rows} == {
+        (name, batch) for name in settings["layers"] for batch in (1, 4)
+    }
+    for row in rows:
+        low, high = ends(row)
+        assert row.quantity == "utilisation" and 0 < low <= row.value <= high and len(row.samples) == 6
+
+
+class FakeWatch:
+    """A machine on which something was seen."""
+
+    def __init__(self, **_):
+        self.samples = 0
+
+    def start(self):
+        pass
+
+    def sample(self):
+        self.samples += 1
+
+    def stop(self):
+        return SimpleNamespace(noisy=True, reasons=(f"something at {min(self.samples, 1)} sample",))
+
+
+def test_a_record_of_times_is_marked_with_what_the_machine_did(monkeypatch, tmp_path):
+    monkeypatch.setattr(layer_records, "MachineWatch", FakeWatch)
+    timed: dict[str, Any] = {"layers": {"a": {"name": "self-attention"}}, "lengths": [4], "width": 8}
+    asks = {
+        "time": {**timed, "tokens": 8, "rounds": 6, "seed": 0},
+        "span": {"layer": layer("convolution"), "lengths": [4], "backward_to": 4},
+    }
+    threads = torch.get_num_threads()
+    options = RunOptions(results=tmp_path, data_directory=tmp_path, device="cpu", threads=threads)
+    records = {
+        kind: layer_records.measured(
+            {"kind": kind, "run_id": "0" * 16, "subject": "a", "experiment": settings}, options
+        )
+        for kind, settings in asks.items()
+    }
+    assert (records["time"].noisy, records["time"].noise) == (True, ["something at 1 sample"])
+    method = records["time"].timing_method
+    assert method is not None and "after 2 warm-up rounds; 6 interleaved, shuffled rounds, none of" in method
+    assert (records["span"].noisy, records["span"].noise, records["span"].timing_method) == (None, [], None)
 
 
 def test_lengths_are_counted():

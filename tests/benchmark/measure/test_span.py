@@ -59,6 +59,14 @@ def test_only_the_recurrence_has_to_wait(layer, kernel, ideal):
         assert grows > 1.9 if isinstance(layer, Recurrent) else grows == 1.0
 
 
+@pytest.mark.parametrize("length", [8, 32])
+def test_parallelism_is_work_over_depth(length):
+    """Twelve operations for each cell, seven of them in a row, and the first product with zeros is none."""
+    span = layer_span(Recurrent(WIDTH), length, WIDTH)
+    assert span.parallelism == (12 * length - 1) / (7 * length)
+    assert layer_span(SelfAttention(WIDTH, 2), length, WIDTH).parallelism > 1.1
+
+
 class Stack(nn.Sequential):
     pass
 
