@@ -24,6 +24,7 @@ from benchmark import checkpoint, resolution, tracking, trainer
 from benchmark.config import UserError, experiment_from
 from benchmark.device import choose_device
 from benchmark.evaluation import Process, mean_loss
+from benchmark.hypotheses import read_lines
 from benchmark.measure.speed import PlainLoop, TimedBatches
 from benchmark.measure.steps import StepLog
 from benchmark.module import Seq2SeqModule, step_seed
@@ -33,7 +34,7 @@ from benchmark.study import Asked
 from models import Seq2SeqModel
 from tasks.data.module import DataModule
 from tasks.parallel_text import Config as ParallelText
-from tests.benchmark.training_run import STEPS, curve_rows, experiment, identity, options, run
+from tests.benchmark.training_run import STEPS, TRANSLATION, curve_rows, experiment, identity, options, run
 
 ARCHITECTURES = ["transformer", "lstm", "convs2s"]
 SCRIPT = Path(__file__).with_name("training_run.py")
@@ -101,19 +102,32 @@ def test_a_signal_ends_a_run_after_its_step_and_nothing_is_lost(
     assert identity(resumed) == identity(undisturbed)
 
 
-def test_two_processes_train_and_score_as_one(tmp_path: Path) -> None:
-    results = []
+@pytest.mark.parametrize("model", ARCHITECTURES)
+def test_two_processes_train_and_score_as_one(model: str, tmp_path: Path) -> None:
+    """To rounding; gradients before they are clipped, since Adam and clipping hide their scale."""
+    fields = json.dumps({"model": {"dropout": 0.0}, "task": TRANSLATION})
+    results, gradients, outputs = [], [], []
     for devices in (1, 2):
-        ended = in_a_process(
-            "lstm", str(tmp_path / str(devices)), "--dropout", "0", "--devices", str(devices)
-        )
+        folder = tmp_path / str(devices)
+        folder.mkdir()
+        ended = in_a_process(model, str(folder), "--fields", fields, "--devices", str(devices))
         assert ended.returncode == 0, ended.stderr
         results.append(json.loads(ended.stdout.strip().split("\n")[-1]))
+        gradients.append(torch.load(folder / "gradients.pt", weights_only=True))
+        [path] = folder.glob("results/study/runs/*/hypotheses.test.txt.gz")
+        outputs.append(read_lines(path))
     one, two = results
     assert two["seconds_of_children"] > 1, "whoever counts what a run takes counts its other process"
     assert one["batches"] == two["batches"]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5 * scale, msg=name)
     torch.testing.assert_close(torch.tensor(one["losses"]), torch.tensor(two["losses"]), rtol=1e-5, atol=1e-5)
     assert one["scores"] == two["scores"]
+    assert {metric for _, metric, _ in one["scores"]} >= {"bleu", "chrf"}
+    assert outputs[0] == outputs[1]
+    assert len(set(outputs[0])) > 5, "what is out of order shows"
     assert one["hypotheses"] == two["hypotheses"]
 
 

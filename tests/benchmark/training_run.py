@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmark import outcome, trainer
 from benchmark.config import Experiment, RunOptions, experiment_from
 from benchmark.evaluation import Generated, generate
 from benchmark.measure.steps import StepLog
+from benchmark.module import Seq2SeqModule
 from benchmark.record import TrainRecord
+from tasks.grammar import Config as Grammar
 
 HANGS = 300
 """Seconds after which a process that a test waits for is taken to hang: no measure of its speed, and fewer
@@ -25,8 +29,12 @@ STEPS = 12
 _FEW = {"validation_pairs": 20, "test_pairs": 20}
 
 
+TRANSLATION: dict[str, Any] = {"name": "grammar", **Grammar().tiny().model_dump()}
+"""A task of subwords, as tiny."""
+
+
 def experiment(name: str, /, **fields: Any) -> Experiment:
-    """A few steps of a tiny model with dropout on a tiny task."""
+    """A few steps of a tiny model with dropout on a tiny task; a task with a name is another one."""
     raw: dict[str, Any] = {
         "model": {"name": name, "dropout": 0.2, **_TINY[name]},
         "task": {"name": "rearrange", "operation": "reverse", "train_pairs": 300, **_FEW},
@@ -34,7 +42,8 @@ def experiment(name: str, /, **fields: Any) -> Experiment:
         "training": {"steps": STEPS, "validations": 3, "average_checkpoints": 2, "precision": "float32"},
     }
     for section, values in fields.items():
-        raw[section] = {**raw.get(section, {}), **values} if isinstance(values, dict) else values
+        added = isinstance(values, dict) and "name" not in values
+        raw[section] = {**raw.get(section, {}), **values} if added else values
     return experiment_from(raw, files_allowed=False)
 
 
@@ -99,9 +108,22 @@ def kill_at(step: int) -> None:
     outcome.generate = generate_or_die  # type: ignore[assignment, attr-defined]
 
 
-def main(model: str, folder: str, *, killed_at: int, devices: int, dropout: float) -> None:
+def keep_gradients(path: Path) -> None:
+    """Save the gradients of the first step, as they are before they are clipped."""
+    clip = Seq2SeqModule.configure_gradient_clipping
+
+    def clip_and_keep(self: Seq2SeqModule, *arguments: Any, **bound: Any) -> None:
+        if self.global_step == 0 and self.global_rank == 0:
+            torch.save({name: parameter.grad for name, parameter in self.named_parameters()}, path)
+        clip(self, *arguments, **bound)
+
+    Seq2SeqModule.configure_gradient_clipping = clip_and_keep  # type: ignore[method-assign]
+
+
+def main(model: str, folder: str, *, killed_at: int, devices: int, fields: str) -> None:
     kill_at(killed_at)
-    record = run(experiment(model, model={"dropout": dropout}), Path(folder), devices=devices)
+    keep_gradients(Path(folder) / "gradients.pt")
+    record = run(experiment(model, **json.loads(fields)), Path(folder), devices=devices)
     if record is None:
         return
     losses = [row["value"] for row in curve_rows(record, Path(folder)) if row["quantity"] == "train_loss"]
@@ -120,5 +142,5 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("--killed-at", type=int, default=0)
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--fields", default="{}")
     main(**vars(parser.parse_args()))
