@@ -62,7 +62,9 @@ def test_several_seeds_show_half_a_t_interval():
 def test_what_is_wider_than_the_terminal_goes_on_below_with_its_labels(width):
     text = terminal_table(study(*three_models(3)), width=width)
     table = text[: text.index("Runs:")]
-    assert max(map(len, table.split("\n")[8:])) <= width
+    heading, _, cells = table.partition("\n\n")
+    assert max(map(len, cells.split("\n"))) <= width
+    assert all(len(line) <= width or " " not in line.partition(": ")[2] for line in heading.split("\n"))
     assert len(re.findall("^lstm-small", table, re.MULTILINE)) == (
         1 if width == 200 else {60: 4, 80: 3, 120: 2}[width]
     )
