@@ -74,11 +74,16 @@ def match_lines(group: Group) -> list[str]:
         for cell in group.comparable
         if cell.held is not None and (reference := _reference(cell, group)) is not None
     ]
-    if not match or not pairs:
+    if not match:
+        leader = next(iter(group.comparable), None)
+        pairs = [(cell, leader) for cell in group.comparable if leader and cell.model != leader.model]
+    if not pairs:
         return []
     first = pairs[0][1].model
     parts = []
     for name, words in QUANTITIES.items():
+        if name == "seconds" != match and pairs[0][1].is_over_devices:
+            continue  # they belong to one device
         ratios = [ratio for cell, reference in pairs if (ratio := _ratio(cell, reference, name)) is not None]
         if not ratios:
             parts.append((name, f"{words} not known"))
@@ -90,7 +95,7 @@ def match_lines(group: Group) -> list[str]:
             low, high = min(ratios), max(ratios)
             span = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
             parts.append((name, f"{words} ({span} times those of {first})"))
-    held = [text for name, text in parts if name == match]
+    held = [text for name, text in parts if name == match] or ["nothing beyond the budget"]
     rest = [text for name, text in parts if name != match]
     return [f"held equal: {held[0]}", f"not held equal: {'; '.join(rest)}"]
 

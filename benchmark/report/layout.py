@@ -75,7 +75,12 @@ class Table:
 
 def terminal_lines(table: Table, width: int) -> list[str]:
     """The table in lines of `width` characters; what is wider goes on below, with the labels again."""
-    lines = [for_terminal(line) for line in (table.title, *table.heading)]
+    lines = [for_terminal(table.title)]
+    for line in table.heading:
+        # names and signatures stay whole
+        lines += textwrap.wrap(
+            for_terminal(line), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
     for block in _blocks(table, width):
         height = max(len(table.columns[i].title) for i in block)
         columns = [_padded(table, i, height) for i in block]

@@ -448,8 +448,14 @@ def _unsuccessful(group: Group) -> list[str]:
                 else f" (last loss {without_spread(record.last_finite_loss)})"
             )
             reason = f": {record.failure}" if record.failure else ""
+            peak = record.peak_memory_bytes
+            memory = (
+                f" (peak memory {without_spread(peak / MIB)} MiB)"
+                if peak and record.status == "failed"
+                else ""
+            )
             remarks.append(
-                f"{record.status}{at}{last}: {name} seed {record.seed}, run {record.run_id}{reason}"
+                f"{record.status}{at}{last}: {name} seed {record.seed}, run {record.run_id}{reason}{memory}"
             )
     return remarks
 

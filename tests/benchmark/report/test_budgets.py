@@ -1,14 +1,18 @@
 """Matches and searches in a report: what is held equal, what breaks it, what was tried."""
 
+import dataclasses
+
 import pytest
 
 from benchmark.report.budgets import budget_rows
 from benchmark.report.comparison import groups, rows
+from benchmark.report.escaping import for_latex, for_markdown
+from benchmark.report.html import index_page
 from benchmark.report.matrices import ranking_remarks
 from benchmark.report.search import search_rows, search_tables
 from benchmark.report.significance import significance_rows
 from benchmark.report.study_results import load_study
-from benchmark.report.tables import terminal_table
+from benchmark.report.tables import latex_table, markdown_table, terminal_table
 from benchmark.report.wandb_table import log_comparison
 from tests.benchmark.report.records import scores, train_record
 from tests.benchmark.report.test_wandb_table import tables_in, wandb_directory  # noqa: F401  (a fixture)
@@ -78,6 +82,31 @@ def test_each_match_is_a_table_that_says_what_is_equal_and_what_is_not(matched):
     assert [row["match"] for row in rows(study.groups)] == [
         "flops", "flops", "parameters", "parameters",
     ]  # fmt: skip
+
+
+def test_without_a_match_it_says_how_far_the_models_lie_apart(study_folder):
+    folder = study_folder(
+        one(0, "transformer-small", 30.0),
+        one(1, "lstm-small", 29.0, body=2_400_000, per_step=2e9, seconds=75.0),
+        one(2, "convs2s-small", 31.0, body=1_800_000, per_step=2e9, seconds=60.0),
+    )
+    study = load_study(folder)
+    study = dataclasses.replace(study, model_order=("transformer-small", "lstm-small", "convs2s-small"))
+    held = "held equal: nothing beyond the budget"
+    rest = (
+        "not held equal: body parameters (0.90 to 1.20 times those of transformer-small); operations of "
+        "training (2.00 times those of transformer-small); seconds of training (1.20 to 1.50 times those of "
+        "transformer-small)"
+    )
+    assert f"\n{held}\n{rest}\n" in terminal_table(study, width=250)
+    assert f"\n- {held}\n- {for_markdown(rest)}\n" in markdown_table(study)
+    assert f"\n{for_latex(held)}\\par\n{for_latex(rest)}\\par\n" in latex_table(study)
+    assert f"<li>{held}</li><li>{rest}</li>" in index_page(study, {})
+    over_devices = dataclasses.replace(study, across_devices=True)
+    assert "operations of training (2.00 times" in terminal_table(over_devices)
+    assert "seconds of training (" not in terminal_table(over_devices)
+    alone = dataclasses.replace(study, train_records=study.train_records[:1])
+    assert "held equal" not in terminal_table(alone)
 
 
 def test_where_the_ranking_depends_on_what_is_equal_it_is_said(matched):

@@ -62,7 +62,9 @@ def test_several_seeds_show_half_a_t_interval():
 def test_what_is_wider_than_the_terminal_goes_on_below_with_its_labels(width):
     text = terminal_table(study(*three_models(3)), width=width)
     table = text[: text.index("Runs:")]
-    assert max(map(len, table.split("\n")[8:])) <= width
+    heading, _, cells = table.partition("\n\n")
+    assert max(map(len, cells.split("\n"))) <= width
+    assert all(len(line) <= width or " " not in line.partition(": ")[2] for line in heading.split("\n"))
     assert len(re.findall("^lstm-small", table, re.MULTILINE)) == (
         1 if width == 200 else {60: 4, 80: 3, 120: 2}[width]
     )
@@ -123,10 +125,19 @@ def test_failed_and_diverged_runs_are_counted_and_named_with_their_reason(form):
             train_record(
                 "e" * 16, "lstm-small", seed=2, status="diverged", diverged_step=1234, last_finite_loss=5.4321
             ),
+            train_record(
+                "f" * 16,
+                "lstm-small",
+                seed=3,
+                status="failed",
+                failure="oom_host",
+                peak_memory_bytes=9 * 2**30,
+            ),
         )
     )
-    assert "1/1/1" in text
-    assert f"failed: lstm-small seed 1, run {'d' * 16}: oom_host: 9 GiB" in text
+    assert "1/2/1" in text
+    assert f"failed: lstm-small seed 1, run {'d' * 16}: oom_host: 9 GiB\n" in text
+    assert f"failed: lstm-small seed 3, run {'f' * 16}: oom_host (peak memory 9,220 MiB)\n" in text
     assert f"diverged at step 1,234 (last loss 5.43): lstm-small seed 2, run {'e' * 16}" in text
 
 
