@@ -264,8 +264,9 @@ def _run_study(
     except ValueError as error:
         raise UserError(str(error)) from None
     options = dataclasses.replace(options, wandb=mode)
+    study_run = StudyRun(folder, options, say=say, fail_fast=fail_fast, begins=why)
     try:
-        outcome = StudyRun(folder, options, say=say, fail_fast=fail_fast, begins=why).run(request)
+        outcome = study_run.run(request)
     except Interrupted as error:
         say(f"{error}; started again, the study goes on where it stopped")
         return error.exit_code
@@ -278,7 +279,7 @@ def _run_study(
     except ChildFailed as error:
         say(str(error))
         return 1
-    _mirror(folder, options)
+    _mirror(folder, study_run.options)
     if outcome.exit_code == 2:
         return 2
     unhappy = _show_results(folder, outcome.made, as_json)
@@ -329,13 +330,13 @@ def _mirror(folder: StudyFolder, options: RunOptions) -> None:
     """Show the comparison in wandb. Whatever goes wrong there is said and changes no result."""
     if options.wandb == "disabled":
         return
-    from benchmark.config import one_line
+    from benchmark import tracking
     from benchmark.report.wandb_table import log_comparison
 
     try:
         log_comparison(folder.path, options.wandb)  # type: ignore[arg-type]
     except Exception as error:
-        say(one_line(f"wandb has no table of this study: {type(error).__name__}: {error}"))
+        say(f"wandb has no table of this study: {tracking.reason(error)}")
 
 
 def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:

@@ -33,7 +33,14 @@ from benchmark.engines.child import (
 )
 from benchmark.lease import Leases, Seen
 from benchmark.measure.machine import out_of_memory_kills
-from benchmark.record import Record, UnreadableRecord, UntouchableRecord, available_cores, threads_of
+from benchmark.record import (
+    Record,
+    TrainRecord,
+    UnreadableRecord,
+    UntouchableRecord,
+    available_cores,
+    threads_of,
+)
 from benchmark.request import is_resolved
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.study import Asked, FrozenCell, Resolved, SpeedCell
@@ -356,8 +363,10 @@ class LocalEngine:
     """Runs cells on this machine: one at a time on each of its slots."""
 
     def __init__(self, supervisor: Supervisor, folder: StudyFolder, options: RunOptions) -> None:
-        self._supervisor, self._folder, self._options = supervisor, folder, options
+        self._supervisor, self._folder = supervisor, folder
         self._slots = slots(options)
+        self.wandb = options.wandb
+        """Where the next runs are mirrored: once a run has found wandb to be absent, none asks again."""
         self._options = replace(options, threads=threads_of_each(options, len(self._slots)))
         self._failed_before: dict[str, tuple[int, int] | None] = {}
 
@@ -434,12 +443,15 @@ class LocalEngine:
         if there is not None:  # another worker was faster
             return Finished(cell, there)
         started(cell)
+        options = replace(self._options, wandb=self.wandb)
         try:
-            record = run_cell(self._supervisor, cell, self._folder, self._options, devices)
+            record = run_cell(self._supervisor, cell, self._folder, options, devices)
         except Refused:
             return Finished(cell, None)
         except Dismissed:
             return Finished(cell, None, "another worker, which took this one for dead")
+        if isinstance(record, TrainRecord) and record.wandb_mode in ("offline", "disabled"):
+            self.wandb = record.wandb_mode
         return Finished(cell, record)
 
     def _failure(self, cell: FrozenCell) -> tuple[int, int] | None:
