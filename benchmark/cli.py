@@ -255,7 +255,7 @@ def _run_study(
 
     from benchmark import tracking
     from benchmark.config import UserError
-    from benchmark.engines.local import ChildFailed, Interrupted, Refused
+    from benchmark.engines.local import ChildFailed, Interrupted, NotStored, Refused
     from benchmark.running import StudyRun
 
     folder.prepare()
@@ -276,6 +276,8 @@ def _run_study(
     except UserError:
         folder.remove_if_empty()
         raise
+    except NotStored:
+        return 1
     except ChildFailed as error:
         say(str(error))
         return 1
@@ -481,7 +483,7 @@ def why(
 ) -> int:
     from benchmark import tracking
     from benchmark.config import RunOptions, UserError
-    from benchmark.engines.local import ChildFailed, Interrupted, Refused
+    from benchmark.engines.local import ChildFailed, Interrupted, NotStored, Refused
     from benchmark.report.study_results import load_study
     from benchmark.store import StudyFolder
     from benchmark.why.facts import Facts
@@ -511,6 +513,8 @@ def why(
         return error.exit_code
     except Refused:
         return 2
+    except NotStored:
+        return 1
     except ChildFailed as error:
         say(str(error))
         return 1
@@ -1021,20 +1025,20 @@ def _runs(results: Path) -> Iterator[dict[str, Any]]:
 @ending
 def cell(run_folder: Path, options: Annotated[str, typer.Option()]) -> int:
     """One run, in a process of its own; `run` starts it."""
-    from benchmark.engines.child import die_with_parent, options_from_json, run_child
+    from benchmark.engines.child import die_with_parent, options_from_json, or_not_stored, run_child
 
     die_with_parent()
-    return run_child(run_folder, options_from_json(options))
+    return or_not_stored(lambda: run_child(run_folder, options_from_json(options)))
 
 
 @app.command(hidden=True)
 @ending
 def speed(run_folder: Path, options: Annotated[str, typer.Option()]) -> int:
     """The speeds of a study's models, in a process of its own; `run` starts it."""
-    from benchmark.engines.child import die_with_parent, options_from_json, run_speed_child
+    from benchmark.engines.child import die_with_parent, options_from_json, or_not_stored, run_speed_child
 
     die_with_parent()
-    return run_speed_child(run_folder, options_from_json(options))
+    return or_not_stored(lambda: run_speed_child(run_folder, options_from_json(options)))
 
 
 @app.command(hidden=True)

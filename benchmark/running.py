@@ -13,7 +13,7 @@ from benchmark.config import BUDGETS, RunOptions, UserError, canonical_json, nes
 from benchmark.engines import Finished
 from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell, slots
 from benchmark.forecast import Pace, duration
-from benchmark.record import TrainRecord
+from benchmark.record import TrainRecord, UntouchableRecord
 from benchmark.request import Chosen, Request
 from benchmark.search import best_trial
 from benchmark.store import StudyFolder
@@ -45,12 +45,14 @@ class Outcome:
     refused: int = 0
     """Runs that a mistake of the user kept from starting."""
     failed: int = 0
+    left_out: int = 0
+    """Runs whose record may be whole, and cannot be read here: of a newer seqbench, for one."""
     leased: int = 0
     """Runs that another worker has."""
 
     @property
     def is_unhappy(self) -> bool:
-        return bool(self.refused or self.failed)
+        return bool(self.refused or self.failed or self.left_out)
 
     @property
     def exit_code(self) -> int:
@@ -126,7 +128,7 @@ class StudyRun:
             yield
 
     def _run_missing(self, outcome: Outcome, cells: Sequence[FrozenCell]) -> None:
-        todo = remaining(cells, self._folder)
+        todo = remaining(cells, self._folder, lambda error: self._leave_out(error, outcome))
         outcome.asked += len(todo)
         self._say(_plan(self._folder, outcome.made, len(cells), len(todo)))
         if not todo:
@@ -148,6 +150,10 @@ class StudyRun:
         self.options = replace(self.options, wandb=engine.wandb)
         # They may have ended while this worker did something else.
         outcome.leased += sum(self._folder.result(cell.run_id) is None for cell in leased)
+
+    def _leave_out(self, error: UntouchableRecord, outcome: Outcome) -> None:
+        self._say(f"left out: {error}")
+        outcome.left_out += 1
 
     def _search(self, outcome: Outcome) -> Chosen | None:
         """Run the trials of what is not decided, and decide; None as long as trials are missing."""
@@ -212,7 +218,7 @@ class StudyRun:
         from benchmark.device import device_in_use
 
         cells = speed_cells(outcome.made, device_in_use(self.options))
-        if not remaining_speed(cells, self._folder):
+        if not remaining_speed(cells, self._folder, lambda error: self._leave_out(error, outcome)):
             return
         if outcome.leased:
             self._say("speeds are compared when no other worker runs; start this again then")

@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
 from benchmark.engines import Finished, Started
 from benchmark.engines.child import (
+    NOT_STORED,
     PARENT,
     failed_layer_record,
     failed_record,
@@ -77,6 +78,10 @@ class Dismissed(Exception):
 
 class Refused(Exception):
     """A child found a mistake of the user, and has said so."""
+
+
+class NotStored(Exception):
+    """The disk did not take what a child has, and the child has said so; started again, the run goes on."""
 
 
 class ChildFailed(Exception):
@@ -503,6 +508,7 @@ def run_cell(
     Raises:
         Interrupted: a signal came; there is no record, and the run can go on later.
         Refused: the child found a mistake of the user and named it; there is no record.
+        NotStored: the disk is full, and the child has said so; there is no record.
     """
     options = _options_of(options, folder, [cell.experiment], cell.task_preset)
     options = replace(options, model_preset=cell.model_preset)
@@ -593,6 +599,8 @@ def _run_to_record(
         return record
     if ended.exit_code == 2:
         raise Refused
+    if ended.exit_code == NOT_STORED:
+        raise NotStored
     record = failed(_reason(ended))
     run.write_record(record)
     return record
