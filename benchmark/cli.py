@@ -355,6 +355,7 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
             "trial": one.cell.trial,
             "seed": one.cell.experiment.seed,
             "status": one.status,
+            "goes_on_at_step": one.step,
             "expected_seconds": one.seconds,
             "expected_peak_memory_bytes": one.memory_bytes,
             "experiment": one.cell.experiment.document(),
@@ -366,7 +367,11 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
         return
     names = ["run_id", "model", "task", "match", "trial", "seed", "status"]
     names = [name for name in names if any(row[name] is not None for row in rows) or name == "run_id"]
-    lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in rows]
+    shown = [
+        row if one.status != "interrupted" else {**row, "status": f"interrupted, goes on at step {one.step}"}
+        for row, one in zip(rows, plan, strict=True)
+    ]
+    lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in shown]
     settings = _settings([one.cell for one in plan])
     _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
     for line in summary(plan):
