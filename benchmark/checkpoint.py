@@ -94,6 +94,12 @@ def latest(folder: Path) -> Path | None:
     return next((path for path in candidates if is_whole(path)), None)
 
 
+def last_step(folder: Path) -> int | None:
+    """Of the newest whole training checkpoint."""
+    path = latest(folder)
+    return None if path is None else _step(path)
+
+
 def has_any(folder: Path) -> bool:
     """Whether there are training checkpoints, whole or not."""
     return bool(_numbered(folder, "step", ".ckpt"))

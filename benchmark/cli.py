@@ -255,7 +255,7 @@ def _run_study(
 
     from benchmark import tracking
     from benchmark.config import UserError
-    from benchmark.engines.local import ChildFailed, Interrupted, Refused
+    from benchmark.engines.local import ChildFailed, Interrupted, NotStored, Refused
     from benchmark.running import StudyRun
 
     folder.prepare()
@@ -264,8 +264,9 @@ def _run_study(
     except ValueError as error:
         raise UserError(str(error)) from None
     options = dataclasses.replace(options, wandb=mode)
+    study_run = StudyRun(folder, options, say=say, fail_fast=fail_fast, begins=why)
     try:
-        outcome = StudyRun(folder, options, say=say, fail_fast=fail_fast, begins=why).run(request)
+        outcome = study_run.run(request)
     except Interrupted as error:
         say(f"{error}; started again, the study goes on where it stopped")
         return error.exit_code
@@ -275,10 +276,12 @@ def _run_study(
     except UserError:
         folder.remove_if_empty()
         raise
+    except NotStored:
+        return 1
     except ChildFailed as error:
         say(str(error))
         return 1
-    _mirror(folder, options)
+    _mirror(folder, study_run.options)
     if outcome.exit_code == 2:
         return 2
     unhappy = _show_results(folder, outcome.made, as_json)
@@ -329,13 +332,13 @@ def _mirror(folder: StudyFolder, options: RunOptions) -> None:
     """Show the comparison in wandb. Whatever goes wrong there is said and changes no result."""
     if options.wandb == "disabled":
         return
-    from benchmark.config import one_line
+    from benchmark import tracking
     from benchmark.report.wandb_table import log_comparison
 
     try:
         log_comparison(folder.path, options.wandb)  # type: ignore[arg-type]
     except Exception as error:
-        say(one_line(f"wandb has no table of this study: {type(error).__name__}: {error}"))
+        say(f"wandb has no table of this study: {tracking.reason(error)}")
 
 
 def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
@@ -352,6 +355,7 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
             "trial": one.cell.trial,
             "seed": one.cell.experiment.seed,
             "status": one.status,
+            "goes_on_at_step": one.step,
             "expected_seconds": one.seconds,
             "expected_peak_memory_bytes": one.memory_bytes,
             "experiment": one.cell.experiment.document(),
@@ -363,7 +367,11 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
         return
     names = ["run_id", "model", "task", "match", "trial", "seed", "status"]
     names = [name for name in names if any(row[name] is not None for row in rows) or name == "run_id"]
-    lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in rows]
+    shown = [
+        row if one.status != "interrupted" else {**row, "status": f"interrupted, goes on at step {one.step}"}
+        for row, one in zip(rows, plan, strict=True)
+    ]
+    lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in shown]
     settings = _settings([one.cell for one in plan])
     _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
     for line in summary(plan):
@@ -482,7 +490,7 @@ def why(
 
     from benchmark import tracking
     from benchmark.config import RunOptions, UserError
-    from benchmark.engines.local import ChildFailed, Interrupted, Refused
+    from benchmark.engines.local import ChildFailed, Interrupted, NotStored, Refused
     from benchmark.report.study_results import load_study
     from benchmark.store import StudyFolder
     from benchmark.why.facts import Facts
@@ -512,6 +520,8 @@ def why(
         return error.exit_code
     except Refused:
         return 2
+    except NotStored:
+        return 1
     except ChildFailed as error:
         say(str(error))
         return 1
@@ -1025,20 +1035,20 @@ def _runs(results: Path) -> Iterator[dict[str, Any]]:
 @ending
 def cell(run_folder: Path, options: Annotated[str, typer.Option()]) -> int:
     """One run, in a process of its own; `run` starts it."""
-    from benchmark.engines.child import die_with_parent, options_from_json, run_child
+    from benchmark.engines.child import die_with_parent, options_from_json, or_not_stored, run_child
 
     die_with_parent()
-    return run_child(run_folder, options_from_json(options))
+    return or_not_stored(lambda: run_child(run_folder, options_from_json(options)))
 
 
 @app.command(hidden=True)
 @ending
 def speed(run_folder: Path, options: Annotated[str, typer.Option()]) -> int:
     """The speeds of a study's models, in a process of its own; `run` starts it."""
-    from benchmark.engines.child import die_with_parent, options_from_json, run_speed_child
+    from benchmark.engines.child import die_with_parent, options_from_json, or_not_stored, run_speed_child
 
     die_with_parent()
-    return run_speed_child(run_folder, options_from_json(options))
+    return or_not_stored(lambda: run_speed_child(run_folder, options_from_json(options)))
 
 
 @app.command(hidden=True)

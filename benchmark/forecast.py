@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmark.lease import Leases
 from benchmark.record import TrainRecord, UnreadableRecord
 from benchmark.request import Cell
 from benchmark.store import StudyFolder
@@ -20,9 +21,12 @@ class Planned:
     run_id: str | None
     """None as long as it depends on what is to be measured."""
     status: str
-    """`to do`, or that of its record."""
+    """That of its record; without one `running`, `interrupted` or `to do`."""
+    step: int | None
+    """From which an interrupted run goes on."""
     seconds: float | None
-    """What it is expected to take from its start; None where nothing tells, or it is done."""
+    """What it is expected to take, from that step or from its start; None where nothing tells, or it is done.
+    """
     memory_bytes: int | None
     """The largest that a run of this model took."""
 
@@ -39,16 +43,26 @@ def forecast(cells: Sequence[tuple[Cell, str | None]], folder: StudyFolder) -> l
             pace.add(cell, record.wall_seconds_total)
         if record.peak_memory_bytes is not None:
             memory[cell.model_preset] = max(memory.get(cell.model_preset, 0), record.peak_memory_bytes)
-    planned = []
+    planned, leases = [], Leases(folder.path)
     for cell, run_id in cells:
         _, status = records.get(run_id or "", (None, "to do"))
-        missing = status in ("to do", "failed", "unreadable")
+        step = None
+        if run_id is not None and status == "to do":
+            step = _step_to_go_on_from(folder, run_id)
+            status = "to do" if step is None else "interrupted"
+            if leases.is_held(run_id):
+                status = "running"
+        missing = status not in ("done", "diverged")
+        seconds, steps = pace.seconds(cell), cell.experiment.training.steps
+        if seconds is not None and step is not None and steps is not None:
+            seconds *= 1 - step / steps
         planned.append(
             Planned(
                 cell=cell,
                 run_id=run_id,
                 status=status,
-                seconds=pace.seconds(cell) if missing else None,
+                step=step,
+                seconds=seconds if missing else None,
                 memory_bytes=memory.get(cell.model_preset) if missing else None,
             )
         )
@@ -64,12 +78,22 @@ def _record(folder: StudyFolder, run_id: str) -> tuple[TrainRecord | None, str]:
     return (record, record.status) if isinstance(record, TrainRecord) else (None, "to do")
 
 
+def _step_to_go_on_from(folder: StudyFolder, run_id: str) -> int | None:
+    """Of a run that has been cut off; None where nothing is kept of it."""
+    kept = folder.run(run_id).path / "checkpoints"
+    if not kept.is_dir():
+        return None
+    from benchmark.checkpoint import last_step  # which loads the trainer's libraries
+
+    return last_step(kept)
+
+
 def summary(planned: Sequence[Planned]) -> list[str]:
     """The forecast in a few lines."""
     runs = {one.run_id or str(number): one for number, one in enumerate(planned)}.values()
     counts = [
         (sum(one.status == status for one in runs), status)
-        for status in ("done", "diverged", "failed", "unreadable", "to do")
+        for status in ("done", "diverged", "failed", "unreadable", "running", "interrupted", "to do")
     ]
     lines = [f"{len(runs)} runs: {', '.join(f'{count} {status}' for count, status in counts if count)}"]
     missing = [one for one in runs if one.status not in ("done", "diverged")]
@@ -83,6 +107,8 @@ def summary(planned: Sequence[Planned]) -> list[str]:
         lines.append("expected: unknown until a run is done")
     if memory:
         lines.append(f"memory of a run: up to {max(memory) / 2**20:,.0f} MiB so far")
+    else:
+        lines.append("memory of a run: unknown until one is done")
     return lines
 
 

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,6 +93,11 @@ class Seen:
         return f"process {self.holder.pid} on {self.holder.host}"
 
 
+def _is_gone(seen: Seen) -> bool:
+    """Whether the holder is known to be gone."""
+    return seen.holder is None or (seen.holder.is_here() and not seen.holder.lives_here())
+
+
 class Leases:
     """The leases of one worker on one study."""
 
@@ -123,23 +128,22 @@ class Leases:
 
         `abandoned` is what `watched` found to stand still; a lease that still says so is taken over.
         """
-        with self._lock:
+        with self._locked():
             seen = self._read(run_id)
-            free = (
-                seen is None
-                or seen.holder is None
-                or seen == abandoned
-                or (seen.holder.is_here() and not seen.holder.lives_here())
-            )
-            if not free:
+            if seen is not None and seen != abandoned and not _is_gone(seen):
                 return seen
             holder = Holder.me()
             self._write(run_id, holder)
             self._held[run_id] = holder
             return None
 
+    def is_held(self, run_id: str) -> bool:
+        """Whether somebody runs it, as far as can be told at once."""
+        seen = self._read(run_id)
+        return seen is not None and not _is_gone(seen)
+
     def release(self, run_id: str) -> None:
-        with self._lock:
+        with self._locked():
             if self._is_ours(run_id):
                 self._path(run_id).unlink(missing_ok=True)
             self._held.pop(run_id, None)
@@ -155,6 +159,16 @@ class Leases:
         if elsewhere:
             time.sleep(WATCH_SECONDS)
         return {run_id: seen for run_id, seen in elsewhere.items() if self._read(run_id) == seen}
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Raises `StorageError` where the lock's file cannot be made."""
+        try:
+            held = self._lock.acquire()
+        except OSError as error:
+            raise StorageError(f"{self._lock.lock_file}: cannot be locked: {error.strerror}") from error
+        with held:
+            yield
 
     def _path(self, run_id: str) -> Path:
         return self._study / "runs" / run_id / "lease.json"
@@ -188,7 +202,7 @@ class Leases:
 
     def _beat_once(self) -> None:
         lost = []
-        with self._lock:
+        with self._locked():
             for run_id, holder in list(self._held.items()):
                 if self._is_ours(run_id):
                     with contextlib.suppress(StorageError):  # a full disk costs a heartbeat, not the run

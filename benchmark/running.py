@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from filelock import FileLock, Timeout
 
@@ -13,7 +13,7 @@ from benchmark.config import BUDGETS, RunOptions, UserError, canonical_json, nes
 from benchmark.engines import Finished
 from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell, slots
 from benchmark.forecast import Pace, duration
-from benchmark.record import TrainRecord
+from benchmark.record import TrainRecord, UntouchableRecord
 from benchmark.request import Chosen, Request
 from benchmark.search import best_trial
 from benchmark.store import StudyFolder
@@ -45,12 +45,14 @@ class Outcome:
     refused: int = 0
     """Runs that a mistake of the user kept from starting."""
     failed: int = 0
+    left_out: int = 0
+    """Runs whose record may be whole, and cannot be read here: of a newer seqbench, for one."""
     leased: int = 0
     """Runs that another worker has."""
 
     @property
     def is_unhappy(self) -> bool:
-        return bool(self.refused or self.failed)
+        return bool(self.refused or self.failed or self.left_out)
 
     @property
     def exit_code(self) -> int:
@@ -66,6 +68,8 @@ class StudyRun:
 
     Args:
         begins: said once the study is made, so that a mistake in it is all that is said.
+
+    `options` are those of the next run: wandb may have been found to be absent.
     """
 
     def __init__(
@@ -77,7 +81,7 @@ class StudyRun:
         fail_fast: bool = False,
         begins: str = "",
     ) -> None:
-        self._folder, self._options = folder, options
+        self._folder, self.options = folder, options
         self._say, self._fail_fast, self._begins = say, fail_fast, begins
         self._supervisor = Supervisor()
 
@@ -90,7 +94,7 @@ class StudyRun:
             Refused, ChildFailed: the study could not be made.
         """
         with self._supervisor.handling_signals():
-            _check_data(request, self._folder, self._options)
+            _check_data(request, self._folder, self.options)
             outcome = Outcome(made=self._make(request))
             if self._begins:
                 self._say(self._begins)
@@ -108,8 +112,8 @@ class StudyRun:
     def _make(self, request: Request) -> Made:
         with self._alone():
             if any(cell.match == "seconds" for cell in (*request.cells, *request.trials)):
-                _check_device(frozen_devices(self._folder), self._options)
-            return make(request, self._folder, lambda asked: resolve(self._supervisor, asked, self._options))
+                _check_device(frozen_devices(self._folder), self.options)
+            return make(request, self._folder, lambda asked: resolve(self._supervisor, asked, self.options))
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -124,13 +128,13 @@ class StudyRun:
             yield
 
     def _run_missing(self, outcome: Outcome, cells: Sequence[FrozenCell]) -> None:
-        todo = remaining(cells, self._folder)
+        todo = remaining(cells, self._folder, lambda error: self._leave_out(error, outcome))
         outcome.asked += len(todo)
         self._say(_plan(self._folder, outcome.made, len(cells), len(todo)))
         if not todo:
             return
-        engine = LocalEngine(self._supervisor, self._folder, self._options)
-        lines, leased = _Lines(todo, self._say, len(slots(self._options))), []
+        engine = LocalEngine(self._supervisor, self._folder, self.options)
+        lines, leased = _Lines(todo, self._say, len(slots(self.options))), []
         for finished in engine.run(todo, lines.started):
             lines.finished(finished)
             record = finished.record
@@ -143,8 +147,13 @@ class StudyRun:
             if self._fail_fast and outcome.is_unhappy:
                 self._say("stopped at the first failure, as asked; started again, the study goes on")
                 break
+        self.options = replace(self.options, wandb=engine.wandb)
         # They may have ended while this worker did something else.
         outcome.leased += sum(self._folder.result(cell.run_id) is None for cell in leased)
+
+    def _leave_out(self, error: UntouchableRecord, outcome: Outcome) -> None:
+        self._say(f"left out: {error}")
+        outcome.left_out += 1
 
     def _search(self, outcome: Outcome) -> Chosen | None:
         """Run the trials of what is not decided, and decide; None as long as trials are missing."""
@@ -208,8 +217,8 @@ class StudyRun:
             return
         from benchmark.device import device_in_use
 
-        cells = speed_cells(outcome.made, device_in_use(self._options))
-        if not remaining_speed(cells, self._folder):
+        cells = speed_cells(outcome.made, device_in_use(self.options))
+        if not remaining_speed(cells, self._folder, lambda error: self._leave_out(error, outcome)):
             return
         if outcome.leased:
             self._say("speeds are compared when no other worker runs; start this again then")
@@ -228,7 +237,7 @@ class StudyRun:
         names = ", ".join(cell.experiments)
         self._say(f"speed of {names} on {cell.task_preset} (run {cell.run_id})")
         try:
-            record = run_speed_cell(self._supervisor, cell, self._folder, self._options)
+            record = run_speed_cell(self._supervisor, cell, self._folder, self.options)
         except Refused:
             outcome.refused += 1
             return

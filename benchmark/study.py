@@ -22,6 +22,7 @@ from benchmark.config import (
     canonical_json,
     checked,
 )
+from benchmark.record import UntouchableRecord
 from benchmark.request import SCHEMA_VERSION, Cell, Request, is_resolved, references, stored_study
 from benchmark.store import (
     RunFolder,
@@ -476,15 +477,23 @@ def speed_cells(made: Made, device: str) -> list[SpeedCell]:
     return list(first.values())
 
 
-def remaining_speed(cells: Sequence[SpeedCell], folder: StudyFolder) -> list[SpeedCell]:
-    """The comparisons without a complete record; those whose attempt failed are among them."""
+def remaining_speed(
+    cells: Sequence[SpeedCell],
+    folder: StudyFolder,
+    left_out: Callable[[UntouchableRecord], None] = lambda error: None,
+) -> list[SpeedCell]:
+    """The comparisons without a complete record; those whose attempt failed are among them. `left_out` as of
+    `remaining`.
+    """
     missing = []
     for cell in cells:
         run = folder.run(cell.run_id)
         run.open(cell.document())
-        record = run.result()
-        if record is None:
-            missing.append(cell)
+        try:
+            if run.result() is None:
+                missing.append(cell)
+        except UntouchableRecord as error:
+            left_out(error)
     return missing
 
 
@@ -575,10 +584,15 @@ def _edited(stored: Mapping[str, Any], path: Path, what: str) -> UserError:
 
 
 @uncollected()
-def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCell]:
+def remaining(
+    cells: Iterable[FrozenCell],
+    folder: StudyFolder,
+    left_out: Callable[[UntouchableRecord], None] = lambda error: None,
+) -> list[FrozenCell]:
     """Those of the cells that have to run: without a complete record, or whose run failed.
 
-    A record that cannot be read counts as none. A run that diverged is a result: it would diverge again.
+    A record that is damaged counts as none. A run that diverged is a result: it would diverge again. One
+    whose record may be whole, and cannot be read here, is told to `left_out` and stays as it is.
 
     Raises:
         UserError: a run's `config.yaml` or record holds another experiment than its cell.
@@ -589,7 +603,11 @@ def remaining(cells: Iterable[FrozenCell], folder: StudyFolder) -> list[FrozenCe
             run = folder.run(cell.run_id)
             if run.config_path.exists():
                 cell.open(run)
-        record = folder.result(cell.run_id)
+        try:
+            record = folder.result(cell.run_id)
+        except UntouchableRecord as error:
+            left_out(error)
+            continue
         if record is None:
             missing.append(cell)
         elif record.kind == "train":

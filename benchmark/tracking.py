@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import netrc
 import os
+import re
 import sys
 import threading
 import urllib.error
@@ -19,12 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
+from benchmark.config import one_line
+
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
 
 Mode = Literal["online", "offline", "disabled"]
 MODES: tuple[str, ...] = get_args(Mode)
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 PROBE_SECONDS = 5.0
 """How long a study waits for the server's first answer before it goes on offline."""
@@ -35,18 +41,25 @@ START_SECONDS = 20.0
 FINISH_SECONDS = 120.0
 """How long the end of a run waits for uploads; what is left stays on disk, and `wandb sync` takes it."""
 
+KEY_CHARACTERS = 40
+"""A shorter key is refused by wandb itself."""
+
 
 def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mode, str]:
     """What `requested` (`auto` or a mode) means here, and why, in one line for the user.
 
-    `auto` is the variable WANDB_MODE, else `online`. Without a key or an answer from the server, `online`
-    becomes `offline`: runs are kept on disk, and `wandb sync` uploads them. Takes `PROBE_SECONDS` at most.
+    `auto` is the variable WANDB_MODE, else `online`. Without a key that can be one or an answer from the
+    server, `online` becomes `offline`: runs are kept on disk, and `wandb sync` uploads them. Takes
+    `PROBE_SECONDS` at most.
     """
     if requested not in ("auto", *MODES):
         raise ValueError(f"wandb: must be one of auto, {', '.join(MODES)}, got {requested!r}")
     wanted, source = requested, "as asked"
     if requested == "auto":
         wanted, source = _mode_of_environment(env)
+    key = env.get("WANDB_API_KEY", "")
+    if wanted != "disabled" and key != key.strip():
+        return "disabled", "wandb is disabled (WANDB_API_KEY begins or ends with a blank or a line end)"
     if wanted != "online":
         return cast(Mode, wanted), f"wandb is {wanted} ({source})"
     if importlib.util.find_spec("wandb") is None:
@@ -55,11 +68,9 @@ def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mo
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"WANDB_BASE_URL: must be an http or https address, got {address!r}")
-    if not _has_key(parts.hostname, env):
-        return (
-            "offline",
-            "wandb is offline (no API key here; `wandb login` sets one, `wandb sync` uploads later)",
-        )
+    missing = _missing_key(parts.hostname, env)
+    if missing:
+        return "offline", f"wandb is offline ({missing}; `wandb login` sets one, `wandb sync` uploads later)"
     if not _answers(address, PROBE_SECONDS):
         return "offline", f"wandb is offline (no answer from {parts.hostname}; `wandb sync` uploads later)"
     return "online", f"wandb is online at {parts.hostname} ({source})"
@@ -75,18 +86,34 @@ def _mode_of_environment(env: Mapping[str, str]) -> tuple[str, str]:
     return mode, "WANDB_MODE"
 
 
-def _has_key(host: str, env: Mapping[str, str]) -> bool:
-    if env.get("WANDB_API_KEY") or env.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
+def _missing_key(host: str, env: Mapping[str, str]) -> str:
+    """Why there is no key for `host`, without a word of what is in its place; empty where there is one."""
+    if key := env.get("WANDB_API_KEY"):
+        return _fault(key, "WANDB_API_KEY")
+    if env.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return ""
     home = Path(env.get("HOME") or Path.home())
     files = [Path(env["NETRC"])] if env.get("NETRC") else [home / ".netrc", home / "_netrc"]
     for file in files:
         try:
-            if host in netrc.netrc(file).hosts:
-                return True
+            found = netrc.netrc(file).hosts.get(host)
         except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
             continue
-    return False
+        if found is not None:
+            return _fault(found[2] or "", f"the key in {file}")
+    return "no API key here"
+
+
+def _fault(key: str, name: str) -> str:
+    """What is wrong with a key's form, as wandb would say only when the first run starts."""
+    if re.fullmatch(r"[\w-]+(\.[\w-]+){2}", key):  # a token of a session
+        return ""
+    secret = key.partition("-")[2] or key  # before it: the name of a server of one's own
+    if not re.fullmatch(r"[\w-]*", secret):
+        return f"{name} has characters that are none of a key"
+    if len(secret) < KEY_CHARACTERS:
+        return f"{name} has {len(secret)} characters, and a key has {KEY_CHARACTERS} or more"
+    return ""
 
 
 def _answers(address: str, seconds: float) -> bool:
@@ -135,13 +162,11 @@ def lightning_logger(
 
     `experiment_document` becomes the run's config, nested as in YAML; `device_class` is `cpu` or `cuda`.
     Where the server refuses the run or does not answer within `START_SECONDS`, the run is kept offline in
-    `directory` instead.
+    `directory` instead; where wandb does not start at all, the run goes on without it.
     """
     if mode == "disabled":
         return None, mode
     from pytorch_lightning.loggers import WandbLogger
-
-    directory.mkdir(parents=True, exist_ok=True)
 
     def start(mode: Mode) -> tuple[WandbLogger, Mode]:
         # Started here and handed over: Lightning's own start passes options that wandb warns of.
@@ -155,7 +180,12 @@ def lightning_logger(
         )
         return WandbLogger(experiment=run, save_dir=directory), mode
 
-    return or_offline(mode, start)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return or_offline(mode, start)
+    except Exception as error:
+        _LOG.warning("wandb does not start, and the run goes on without it: %s", reason(error))
+        return None, "disabled"
 
 
 def start_run(
@@ -185,15 +215,24 @@ def start_run(
 
 
 def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
-    """`start(mode)`; where the server refuses or is silent, `start("offline")`."""
+    """`start(mode)`; where the server refuses or is silent, `start("offline")`, and a line says so."""
     import wandb
 
     if mode == "online":
         try:
             return start("online")
-        except wandb.Error:
+        except Exception as error:
+            _LOG.warning("wandb is offline from here on: %s", reason(error))
             wandb.teardown()
     return start("offline")
+
+
+def reason(error: Exception) -> str:
+    """What went wrong in wandb, in one line. Of settings without their values: a key is one of them."""
+    if isinstance(error, ValidationError):
+        fields = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        return one_line("; ".join(f"{name}: {text}" for name, text in fields))
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def finish(status: str) -> None:
@@ -241,7 +280,7 @@ def guarded(send: Callable[[], object]) -> None:
     try:
         send()
     except Exception as error:
-        logging.getLogger(__name__).warning("not logged: %s: %s", type(error).__name__, error)
+        _LOG.warning("not logged: %s", reason(error))
 
 
 def quiet_settings() -> Any:

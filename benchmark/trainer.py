@@ -432,10 +432,9 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
     timetable = Timetable(experiment, task, data, folder, log, progress, signals, provenance, energy)
     mode: tracking.Mode = "disabled"
     logger = None
-    if first:
-        mode, _ = tracking.choose_mode(options.wandb)
+    if first and options.wandb != "auto":  # whoever starts runs has chosen for all of them
         logger, mode = tracking.lightning_logger(
-            mode,
+            options.wandb,
             study=options.study,
             run_id=experiment.run_id(),
             experiment_document=experiment.document(),

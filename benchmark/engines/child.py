@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,8 @@ from benchmark.store import RunFolder, StorageError
 
 PARENT = "SEQBENCH_PARENT"
 """Environment variable: the process that starts a child, and without which the child is to end."""
+NOT_STORED = 74
+"""Exit code of a child whose disk did not take what it has, and which has said so: EX_IOERR of sysexits."""
 WAIT_SECONDS = 60.0
 """For another process in the same run's folder to end."""
 
@@ -50,6 +52,15 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it was killed before the kernel knew
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def or_not_stored(work: Callable[[], int]) -> int:
+    """The exit code of a child's work: `NOT_STORED` where a disk is full, which is no end of the run."""
+    try:
+        return work()
+    except StorageError as error:
+        sys.stderr.write(f"seqbench: {error}\n")
+        return NOT_STORED
 
 
 def run_child(run_folder: Path, options: RunOptions) -> int:

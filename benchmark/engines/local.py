@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
 from benchmark.engines import Finished, Started
 from benchmark.engines.child import (
+    NOT_STORED,
     PARENT,
     failed_layer_record,
     failed_record,
@@ -33,7 +34,14 @@ from benchmark.engines.child import (
 )
 from benchmark.lease import Leases, Seen
 from benchmark.measure.machine import out_of_memory_kills
-from benchmark.record import Record, UnreadableRecord, UntouchableRecord, available_cores, threads_of
+from benchmark.record import (
+    Record,
+    TrainRecord,
+    UnreadableRecord,
+    UntouchableRecord,
+    available_cores,
+    threads_of,
+)
 from benchmark.request import is_resolved
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.study import Asked, FrozenCell, Resolved, SpeedCell
@@ -70,6 +78,10 @@ class Dismissed(Exception):
 
 class Refused(Exception):
     """A child found a mistake of the user, and has said so."""
+
+
+class NotStored(Exception):
+    """The disk did not take what a child has, and the child has said so; started again, the run goes on."""
 
 
 class ChildFailed(Exception):
@@ -356,8 +368,10 @@ class LocalEngine:
     """Runs cells on this machine: one at a time on each of its slots."""
 
     def __init__(self, supervisor: Supervisor, folder: StudyFolder, options: RunOptions) -> None:
-        self._supervisor, self._folder, self._options = supervisor, folder, options
+        self._supervisor, self._folder = supervisor, folder
         self._slots = slots(options)
+        self.wandb = options.wandb
+        """Where the next runs are mirrored: once a run has found wandb to be absent, none asks again."""
         self._options = replace(options, threads=threads_of_each(options, len(self._slots)))
         self._failed_before: dict[str, tuple[int, int] | None] = {}
 
@@ -434,12 +448,15 @@ class LocalEngine:
         if there is not None:  # another worker was faster
             return Finished(cell, there)
         started(cell)
+        options = replace(self._options, wandb=self.wandb)
         try:
-            record = run_cell(self._supervisor, cell, self._folder, self._options, devices)
+            record = run_cell(self._supervisor, cell, self._folder, options, devices)
         except Refused:
             return Finished(cell, None)
         except Dismissed:
             return Finished(cell, None, "another worker, which took this one for dead")
+        if isinstance(record, TrainRecord) and record.wandb_mode in ("offline", "disabled"):
+            self.wandb = record.wandb_mode
         return Finished(cell, record)
 
     def _failure(self, cell: FrozenCell) -> tuple[int, int] | None:
@@ -491,6 +508,7 @@ def run_cell(
     Raises:
         Interrupted: a signal came; there is no record, and the run can go on later.
         Refused: the child found a mistake of the user and named it; there is no record.
+        NotStored: the disk is full, and the child has said so; there is no record.
     """
     options = _options_of(options, folder, [cell.experiment], cell.task_preset)
     options = replace(options, model_preset=cell.model_preset)
@@ -581,6 +599,8 @@ def _run_to_record(
         return record
     if ended.exit_code == 2:
         raise Refused
+    if ended.exit_code == NOT_STORED:
+        raise NotStored
     record = failed(_reason(ended))
     run.write_record(record)
     return record

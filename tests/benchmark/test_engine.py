@@ -142,6 +142,45 @@ def test_a_folder_that_vanishes_while_a_run_works_is_named(tmp_path):
     assert "could not be written: No such file or directory" in errors
 
 
+def test_a_disk_that_is_full_while_a_run_works_ends_the_study_and_is_no_failure_of_the_run(tmp_path):
+    process = command(tmp_path, {0: "full"}, "seed=0,1")
+    _, errors = process.communicate(timeout=HANGS)
+    assert process.returncode == 1, errors
+    assert errors.splitlines()[-1] == "seqbench: x: 5 bytes could not be written: No space left on device"
+    assert "Traceback" not in errors
+    assert records(tmp_path) == {}
+    again = command(tmp_path, {}, "seed=0,1")
+    _, errors = again.communicate(timeout=HANGS)
+    assert again.returncode == 0, errors
+    assert {record.status for record in records(tmp_path).values()} == {"done"}
+
+
+def test_a_damaged_record_is_kept_and_made_again_and_one_of_a_newer_seqbench_stays(tmp_path):
+    asked = "seed=0,1,2", "measure=train,speed"
+    process = command(tmp_path, {2: "raise"}, *asked)
+    process.communicate(timeout=HANGS)
+    paths = {read_record(path).kind: path for path in tmp_path.glob("s/runs/*/record.json")}
+    runs = {seed: record.run_id for seed, record in records(tmp_path).items()}
+    paths |= {seed: tmp_path / "s" / "runs" / run_id / "record.json" for seed, run_id in runs.items()}
+    damaged = paths[0].read_bytes().replace(b"float32", b"float64")
+    paths[0].write_bytes(damaged)
+    for name in (1, "speed"):
+        paths[name].write_bytes(paths[name].read_bytes().replace(b'schema_version": ', b'schema_version": 9'))
+    newer = paths[1].read_bytes(), paths["speed"].read_bytes()
+    again = command(tmp_path, {}, *asked)
+    _, errors = again.communicate(timeout=HANGS)
+    assert again.returncode == 3, errors
+    lines = errors.splitlines()
+    kept = "the file was changed or damaged; kept as record.unreadable.json, and the run is made again"
+    assert sum(f"{paths[0]}: its checksum does not hold: {kept}" in line for line in lines) == 1
+    for name in (1, "speed"):
+        assert sum(f"left out: {paths[name]}: has schema version 9" in line for line in lines) == 1
+    assert paths[0].with_name("record.unreadable.json").read_bytes() == damaged
+    assert (paths[1].read_bytes(), paths["speed"].read_bytes()) == newer
+    assert [read_record(paths[seed]).status for seed in (0, 2)] == ["done", "done"]
+    assert [starts(tmp_path)[paths[seed].parent.name] for seed in (0, 1, 2)] == [2, 1, 2]
+
+
 def test_a_mistake_of_the_user_in_a_run_leaves_no_record_and_the_others_run(tmp_path):
     process = command(tmp_path, {0: "user"}, "seed=0,1")
     _, errors = process.communicate(timeout=HANGS)

@@ -1,11 +1,14 @@
 """What a study is expected to take, from what is done of it."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from benchmark import checkpoint
 from benchmark.config import UserError
 from benchmark.forecast import Pace, duration, forecast, summary
+from benchmark.lease import Holder, Leases
 from benchmark.request import request_from
 from benchmark.store import StudyFolder
 from benchmark.study import Resolved, known_runs, make
@@ -45,9 +48,10 @@ def test_before_anything_is_made_a_budget_in_seconds_says_what_it_takes(folder):
     request = request_from([*REQUEST, "training.seconds=100"])
     plan = forecast(known_runs(request, folder), folder)
     assert [(one.run_id, one.status, one.seconds) for one in plan] == [(None, "to do", 100.0)] * 4
-    assert summary(plan) == ["4 runs: 4 to do", "expected: 7 min one after another"]
+    memory = "memory of a run: unknown until one is done"
+    assert summary(plan) == ["4 runs: 4 to do", "expected: 7 min one after another", memory]
     unknown = forecast(known_runs(request_from([*REQUEST, "training.steps=40"]), folder), folder)
-    assert summary(unknown) == ["4 runs: 4 to do", "expected: unknown until a run is done"]
+    assert summary(unknown) == ["4 runs: 4 to do", "expected: unknown until a run is done", memory]
 
 
 def test_what_was_timed_gives_way_to_what_runs_took(folder):
@@ -70,6 +74,31 @@ def test_what_was_timed_gives_way_to_what_runs_took(folder):
     folder.run(fourth.run_id).record_path.write_bytes(b"{")
     plan = forecast(known_runs(request, folder), folder)
     assert [one.status for one in plan] == ["done", "failed", "diverged", "unreadable"]
+
+
+def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_one_that_works_is_told_apart(folder):
+    request = request_from([*REQUEST, "training.seconds=100"])
+    first, second, third, _ = make(request, folder, resolve).cells
+    for cell in (first, second):
+        cell.open(folder.run(cell.run_id))
+        kept = folder.run(cell.run_id).path / "checkpoints"
+        kept.mkdir()
+        for step in (20, 30):
+            checkpoint.save({"step": step}, checkpoint.training_path(kept, step))
+        checkpoint.training_path(kept, 40).write_bytes(b"half of one")
+    third.open(folder.run(third.run_id))
+    with Leases(folder.path) as leases:
+        leases.take(second.run_id)
+        leases.take(third.run_id)
+        plan = forecast(known_runs(request, folder), folder)
+    assert [(one.status, one.step, one.seconds) for one in plan] == [
+        ("interrupted", 30, 5.0), ("running", 30, 5.0), ("running", None, 20.0), ("to do", None, 20.0),
+    ]  # fmt: skip
+    assert summary(plan)[0] == "4 runs: 2 running, 1 interrupted, 1 to do"
+    dead = json.dumps({"holder": {**vars(Holder.me()), "started": 1.0}, "beats": 3})
+    (folder.run(second.run_id).path / "lease.json").write_text(dead)
+    again = forecast(known_runs(request, folder), folder)
+    assert [one.status for one in again] == ["interrupted", "interrupted", "to do", "to do"]
 
 
 def test_a_model_of_which_none_has_run_takes_as_long_as_the_others(folder):

@@ -41,6 +41,10 @@ class Machine:
 
     ends: dict[Any, Any] = field(default_factory=dict)
     """By model and learning rate, or by model: a status, a validation loss, or an exception."""
+    wandb_mode: str | None = None
+    """What each run has found wandb to be."""
+    asked_of_wandb: list[str] = field(default_factory=list)
+    """How each run was told to start it."""
     ran: list[tuple[str, int | None, int, float]] = field(default_factory=list)
     speeds: list[list[str]] = field(default_factory=list)
     speed_end: str = "done"
@@ -49,6 +53,7 @@ class Machine:
     def run_cell(self, supervisor, cell, folder, options, devices=None):
         rate = cell.experiment.training.learning_rate
         self.ran.append((cell.model_preset, cell.trial, cell.experiment.seed, rate))
+        self.asked_of_wandb.append(options.wandb)
         end = self.ends.get((cell.model_preset, rate), self.ends.get(cell.model_preset, 1.0))
         if isinstance(end, type):
             raise end
@@ -57,7 +62,8 @@ class Machine:
         if end != "failed":
             loss = end if isinstance(end, float) else None
             status = "done" if loss is not None else end
-            record = record.model_copy(update={"status": status, "failure": None, "validation_loss": loss})
+            found = {"validation_loss": loss, "wandb_mode": self.wandb_mode}
+            record = record.model_copy(update={"status": status, "failure": None, **found})
         folder.run(cell.run_id).write_record(record)
         return record
 
@@ -117,6 +123,18 @@ def test_what_is_missing_runs_and_nothing_twice(machine, folder):
     start(machine, folder, wider)
     assert [one[2] for one in machine.ran] == [2, 2]
     assert machine.said[0].endswith("s: 4 runs, 2 done, 2 to do; 2 of earlier requests are kept")
+
+
+@pytest.mark.parametrize("found", ["offline", "disabled", "online"])
+def test_what_the_first_run_finds_of_wandb_is_remembered_for_the_study(machine, folder, found):
+    machine.wandb_mode = found
+    path = folder.results / "s.yaml"
+    path.write_text(dump_yaml({**STUDY, "search": SEARCH}))
+    options = RunOptions(results=folder.results, data_directory=folder.results, device="cpu", wandb="online")
+    run = StudyRun(folder, options, say=machine.said.append)
+    run.run(request_from([str(path)]))
+    assert machine.asked_of_wandb == ["online", *[found] * 9], "the trials and the comparison after them"
+    assert run.options.wandb == found
 
 
 def test_a_search_decides_once_and_its_choice_is_compared(machine, folder):

@@ -15,6 +15,7 @@ from benchmark.config import ROOT, UserError, load_yaml
 from benchmark.record import UnreadableRecord, record_bytes
 from benchmark.store import FREE_BYTES, StorageError, StudyFolder, checked_name, differences, write_atomic
 from tests.benchmark.report.records import train_record
+from tests.benchmark.store_work import made_study
 
 RUN = "0123456789abcdef"
 
@@ -29,11 +30,11 @@ def work(cases):
 
 
 def state(results):
-    """Content of every file under its final name."""
+    """Content of every file under its final name, but for locks and who holds them."""
     return {
         str(path.relative_to(results)): path.read_bytes()
         for path in sorted(results.rglob("*"))
-        if path.is_file() and not path.name.endswith(".tmp")
+        if path.is_file() and not path.name.endswith((".tmp", ".lock")) and path.name != "lease.json"
     }
 
 
@@ -41,17 +42,42 @@ def state(results):
 def undisturbed(tmp_path_factory):
     results = tmp_path_factory.mktemp("undisturbed")
     assert work([[results, "", None]]) == [[0, ""]]
+    assert not list(results.rglob("lease.json"))
     return state(results)
 
 
-def test_killed_at_any_call_every_file_is_whole_and_a_second_start_ends_the_same(tmp_path, undisturbed):
-    killed = work([[tmp_path / str(number), f"any:{number}:kill", None] for number in range(200)])
-    # Six files are written (a probe, the study, two of each run), each opened, written, synced and renamed.
-    assert len(killed) - 1 >= 24
+STUDY_FILE = "study/study.yaml"
+
+
+@pytest.fixture(scope="module")
+def stages(undisturbed, tmp_path_factory):
+    """What `study.yaml` holds once it is made, and once its search is decided."""
+    folder = StudyFolder(tmp_path_factory.mktemp("made"), "study")
+    folder.prepare()
+    made_study(folder)
+    made = folder.study_path.read_bytes()
+    assert undisturbed[STUDY_FILE] not in (made, None)
+    return made, undisturbed[STUDY_FILE]
+
+
+def is_part(after, whole, stages):
+    """Whether every file that is there is whole."""
+    return after.get(STUDY_FILE, stages[0]) in stages and after.items() <= {
+        **whole, STUDY_FILE: after.get(STUDY_FILE),
+    }.items()  # fmt: skip
+
+
+def test_killed_at_any_call_every_file_is_whole_and_a_second_start_ends_the_same(
+    tmp_path, undisturbed, stages
+):
+    killed = work([[tmp_path / str(number), f"any:{number}:kill", None] for number in range(400)])
+    # A probe, the study made and decided, two texts, two files of each run, and of three a lease and the
+    # output: 21 files, each opened, written, synced and renamed.
+    assert len(killed) - 1 >= 84
     assert [code for code, _ in killed] == [-9] * (len(killed) - 1) + [0]
     for number in range(len(killed)):
         after = state(tmp_path / str(number))
-        assert after.items() <= undisturbed.items(), f"killed at call {number}"
+        assert is_part(after, undisturbed, stages), f"killed at call {number}"
     again = work([[tmp_path / str(number), "", None] for number in range(len(killed))])
     assert again == [[0, ""]] * len(killed)
     for number in range(len(killed)):
@@ -61,12 +87,14 @@ def test_killed_at_any_call_every_file_is_whole_and_a_second_start_ends_the_same
 
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
 @pytest.mark.parametrize("error", ["ENOSPC", "EROFS"])
-def test_a_full_disk_is_named_and_leaves_older_records_and_no_half_file(tmp_path, undisturbed, call, error):
+def test_a_full_disk_is_named_and_leaves_older_records_and_no_half_file(
+    tmp_path, undisturbed, stages, call, error
+):
     *failed, last = work(
         [[tmp_path / str(number), f"{call}:{number}:{error}", None] for number in range(100)]
     )
     assert last == [0, ""]
-    assert len(failed) >= 6
+    assert len(failed) >= 21
     strerror = os.strerror(getattr(errno, error))
     for number, (code, text) in enumerate(failed):
         assert code == 1
@@ -74,8 +102,9 @@ def test_a_full_disk_is_named_and_leaves_older_records_and_no_half_file(tmp_path
         if text.startswith("UserError: "):  # before work, exit code 2
             assert f"{number}/study: cannot be written to: " in text
         else:
-            assert "bytes could not be written: " in text and f"{number}/study/" in text
-        assert state(tmp_path / str(number)).items() <= undisturbed.items()
+            assert "bytes could not be written: " in text or ".leases.lock: cannot be locked: " in text
+            assert f"{number}/study/" in text
+        assert is_part(state(tmp_path / str(number)), undisturbed, stages)
         assert not list((tmp_path / str(number)).rglob(".*.tmp"))
 
 
@@ -83,7 +112,9 @@ def test_data_reach_the_disk_before_the_name_and_the_name_before_the_end(tmp_pat
     log = tmp_path / "log"
     work([[tmp_path, "write:-1:kill", log]])
     calls = log.read_text().split("\n")
-    start = next(number for number, one in enumerate(calls) if one.startswith("open .record.json"))
+    end = calls.index(f"open {RUN}", calls.index(f"open {RUN}") + 1)  # of its config, then of its record
+    start = end - 4
+    assert calls[start].startswith("open .record.json")
     assert [one.split(" ")[0] for one in calls[start : start + 6]] == [
         "open", "write", "fsync", "replace", "open", "fsync",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from benchmark import tracking
 from benchmark.tracking import choose_mode, lightning_logger
 
+KEY = "0123456789" * 4
 DOCUMENT = {"model": {"name": "transformer", "width": 8}, "task": {"name": "reverse"}, "seed": 0}
 
 
@@ -60,14 +61,14 @@ def wandb_folders(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("requested", "env", "mode"),
     [
-        ("disabled", {"WANDB_MODE": "online", "WANDB_API_KEY": "k"}, "disabled"),
-        ("offline", {"WANDB_API_KEY": "k"}, "offline"),
+        ("disabled", {"WANDB_MODE": "online", "WANDB_API_KEY": KEY}, "disabled"),
+        ("offline", {"WANDB_API_KEY": KEY}, "offline"),
         ("auto", {"WANDB_MODE": "disabled"}, "disabled"),
-        ("auto", {"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, "offline"),
+        ("auto", {"WANDB_MODE": "offline", "WANDB_API_KEY": KEY}, "offline"),
         ("auto", {"WANDB_MODE": "dryrun"}, "offline"),
         ("auto", {}, "offline"),
         ("online", {}, "offline"),
-        ("auto", {"WANDB_API_KEY": "k", "WANDB_BASE_URL": "http://127.0.0.1:9"}, "offline"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}, "offline"),
     ],
 )
 def test_mode_without_a_network(requested, env, mode, tmp_path):
@@ -77,28 +78,63 @@ def test_mode_without_a_network(requested, env, mode, tmp_path):
 
 
 def test_a_key_and_an_answer_of_any_kind_mean_online(refusing_server, tmp_path):
-    env = {"WANDB_API_KEY": "sentinel-key", "WANDB_BASE_URL": refusing_server, "HOME": str(tmp_path)}
+    env = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": refusing_server, "HOME": str(tmp_path)}
     mode, reason = choose_mode("auto", env)
     assert mode == "online"
-    assert "sentinel-key" not in reason
+    assert KEY not in reason
 
 
 def test_the_key_may_lie_in_netrc(refusing_server, tmp_path):
     env = {"WANDB_BASE_URL": refusing_server, "HOME": str(tmp_path)}
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password x\n")
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password " + KEY + "\n")
     (tmp_path / ".netrc").chmod(0o600)
     assert choose_mode("auto", env)[0] == "online"
-    (tmp_path / ".netrc").write_text("machine other.example login user password x\n")
+    (tmp_path / ".netrc").write_text("machine other.example login user password " + KEY + "\n")
     assert choose_mode("auto", env)[0] == "offline"
-    (tmp_path / "elsewhere").write_text("machine 127.0.0.1 login user password x\n")
+    (tmp_path / "elsewhere").write_text("machine 127.0.0.1 login user password " + KEY + "\n")
     assert choose_mode("auto", {**env, "NETRC": str(tmp_path / "elsewhere")})[0] == "online"
+
+
+@pytest.mark.parametrize(
+    ("key", "mode", "fault"),
+    [
+        (KEY + "\n", "disabled", "WANDB_API_KEY begins or ends with a blank or a line end"),
+        (" " + KEY, "disabled", "WANDB_API_KEY begins or ends with a blank or a line end"),
+        ("shorty", "offline", "WANDB_API_KEY has 6 characters, and a key has 40 or more"),
+        ("local-" + KEY[1:], "offline", "WANDB_API_KEY has 39 characters, and a key has 40 or more"),
+        (KEY[1:] + "$", "offline", "WANDB_API_KEY has characters that are none of a key"),
+        ("local-" + KEY, "online", ""),
+        ("head.pay-load.sign", "online", ""),
+    ],
+)
+def test_a_key_that_can_be_none_is_named_and_never_shown(key, mode, fault, refusing_server, tmp_path):
+    env = {"WANDB_API_KEY": key, "WANDB_BASE_URL": refusing_server, "HOME": str(tmp_path)}
+    chosen, line = choose_mode("auto", env)
+    assert chosen == mode
+    assert fault in line and "\n" not in line and key.strip() not in line
+    if mode != "disabled":
+        return
+    assert choose_mode("auto", {**env, "WANDB_MODE": "offline"})[0] == "disabled", (
+        "wandb refuses it there too"
+    )
+    assert choose_mode("disabled", env)[1] == "wandb is disabled (as asked)"
+
+
+def test_what_wandb_does_not_take_is_named_without_what_it_was_given(wandb_folders, monkeypatch, caplog):
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "a-secret")
+    folder = wandb_folders / "run"
+    arguments = {"study": "s", "run_id": "x", "experiment_document": DOCUMENT, "directory": folder}
+    assert lightning_logger("online", device_class="cpu", **arguments) == (None, "disabled")
+    last = caplog.messages[-1]
+    assert last.startswith("wandb does not start, and the run goes on without it: init_timeout: ")
+    assert "a-secret" not in caplog.text and "\n" not in last
 
 
 def test_a_server_that_never_answers_delays_the_start_by_seconds_only(silent_server, monkeypatch, tmp_path):
     monkeypatch.setattr(tracking, "PROBE_SECONDS", 0.5)
     started = time.perf_counter()
     mode, reason = choose_mode(
-        "auto", {"WANDB_API_KEY": "k", "WANDB_BASE_URL": silent_server, "HOME": str(tmp_path)}
+        "auto", {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": silent_server, "HOME": str(tmp_path)}
     )
     assert mode == "offline" and "no answer from 127.0.0.1" in reason
     assert time.perf_counter() - started < 3
@@ -115,7 +151,7 @@ def test_a_name_lookup_that_hangs_delays_the_start_by_seconds_only(monkeypatch, 
     monkeypatch.setattr("urllib.request.urlopen", hanging)
     started = time.perf_counter()
     try:
-        assert choose_mode("auto", {"WANDB_API_KEY": "k", "HOME": str(tmp_path)})[0] == "offline"
+        assert choose_mode("auto", {"WANDB_API_KEY": KEY, "HOME": str(tmp_path)})[0] == "offline"
         assert time.perf_counter() - started < 3
     finally:
         released.set()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from benchmark.config import ROOT
+from benchmark.record import available_cores
 from tests.benchmark.test_history import rows_in
 
 RUN = [
@@ -110,6 +111,33 @@ def test_a_record_is_the_same_whatever_wandb_does_and_however_python_hashes(
         assert record == expected, name
         kept = list((tmp_path / name).rglob(f"offline-run-*-{expected['run_id']}"))
         assert len(kept) == 1, f"{name}: kept for later"
+
+
+BROKEN = {
+    "a line end": (
+        {"WANDB_API_KEY": "x" * 40 + "\n"},
+        "disabled",
+        "WANDB_API_KEY begins or ends",
+    ),
+    "short": ({"WANDB_API_KEY": "short"}, "offline", "WANDB_API_KEY has 5 characters"),
+    "no folder": ({"WANDB_DIR": "/proc/wandb"}, "disabled", "FileNotFoundError: "),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a place where no folder can be made")
+@pytest.mark.parametrize(("variables", "mode", "line"), BROKEN.values(), ids=BROKEN)
+def test_runs_do_not_notice_what_is_wrong_with_wandb_s_settings(
+    variables: dict[str, str], mode: str, line: str, tmp_path: Path
+) -> None:
+    surroundings = {"WANDB_API_KEY": "", "HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    one_at_a_time = ("--threads", str(available_cores()))
+    process = start(tmp_path, "seed=0,1", *one_at_a_time, **{**surroundings, **variables})
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert errors.count(line) == 1, "one line says what is wrong, for all runs"
+    assert "Traceback" not in errors and "x" * 40 not in errors
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("s/runs/*/record.json")]
+    assert [(record["status"], record["wandb_mode"]) for record in records] == [("done", mode)] * 2
 
 
 def test_an_offline_run_that_was_cut_off_is_one_whole_run_for_wandb(tmp_path: Path) -> None:
