@@ -88,8 +88,8 @@ def _timing_method(kind: str, rounds: int, device: torch.device) -> str:
             "step; medians with intervals of order statistics"
         )
     return (
-        f"{Clock(device).name} after 2 warm-up rounds; {rounds} interleaved, shuffled rounds, none of which is "
-        "left out; medians with intervals of order statistics"
+        f"{Clock(device).name} after 2 warm-up rounds; {rounds} interleaved, shuffled rounds, none of which "
+        "is left out; medians with intervals of order statistics"
     )
 
 
