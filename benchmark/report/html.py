@@ -327,7 +327,7 @@ def _timing(records: Sequence[Record]) -> list[str]:
             f"timing of {number:,} {kind} record{'' if number == 1 else 's'}: {method}"
             for (kind, method), number in methods.items()
         ),
-        *(f"noisy, {kind} of {', '.join(names)}: {seen}" for (kind, seen), names in noisy.items()),
+        *(f"noisy, {kind} of {'; '.join(names)}: {seen}" for (kind, seen), names in noisy.items()),
         *(
             f"drift: {some:,} of {every:,} series of {kind} records never settled"
             for kind, (some, every) in drifting.items()

@@ -216,7 +216,7 @@ def test_how_it_was_timed_and_what_disturbed_it_is_said_once_for_each_kind(study
         "timing of 1 speed record: perf_counter, median of rounds",
         "timing of 3 time records: the clock; 9 rounds",
         f"noisy, speed of {'5' * 16}: other load or throttling was seen on the machine",
-        "noisy, time of attention, recurrence: 2.0 tasks shared 2 cores",
+        "noisy, time of attention; recurrence: 2.0 tasks shared 2 cores",
         "drift: 3 of 6 series of time records never settled",
     ]
     speed = text[text.index('<section id="speed"') :].partition("</section>")[0]
