@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmark.check import preflight_model, preflight_task
+from benchmark.check import preflight_hooks, preflight_model, preflight_task
 from benchmark.config import Experiment, RunOptions, UserError, canonical_json
 from benchmark.device import choose_device, device_in_use, use_device
 from benchmark.evaluation import Process
@@ -135,14 +135,20 @@ def resolve(asked: Sequence[Asked], options: RunOptions) -> list[Resolved]:
 
 
 def _look_at(experiments: Sequence[Experiment], options: RunOptions) -> None:
-    """Find what is wrong with the user's files and data before anything is frozen; data are then prepared."""
-    models, tasks = {}, {}
+    """Find what is wrong with models, the user's files and data before anything is frozen; data are then
+    prepared.
+    """
+    architectures, models, tasks = {}, {}, {}
     for one in experiments:
         sections = one.document()
         if one.model_file_sha256 is not None:
             models[canonical_json(sections["model"])] = one
+        else:
+            architectures[one.model_name] = one
         if one.task.reads_files or one.task_file_sha256 is not None:
             tasks[canonical_json([sections["task"], sections["data"]])] = one
+    for one in architectures.values():
+        preflight_hooks(one.model_name, one.model)
     for one in models.values():
         preflight_model(one.model_name, one.model)
     for one in tasks.values():

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import models.transformer
+from benchmark import resolution
 from benchmark.check import check_model, check_named, check_task, outcome_of, preflight_model
 from benchmark.check.model import (
     ModelUnderCheck,
@@ -21,9 +22,12 @@ from benchmark.check.model import (
 )
 from benchmark.check.task import TASK_CHECKS, TaskUnderCheck
 from benchmark.config import UserError, available
+from benchmark.resolution import resolve
+from benchmark.study import Asked
 from models.transformer import Transformer
 from tasks import Task, TaskConfig
 from tests.benchmark.test_cli import seqbench
+from tests.benchmark.training_run import experiment, options
 
 
 class Transposed(Transformer):
@@ -117,6 +121,37 @@ def test_a_model_that_peeks_is_refused_before_training():
         UserError, match=r"^model\.name: mine\.py: decode: position 0 sees its future in evaluation mode"
     ):
         preflight_model("mine.py", config_of(Peeking))
+
+
+def test_a_model_of_the_repository_that_peeks_is_refused_before_training(tmp_path, monkeypatch):
+    asked = [Asked(experiment=experiment("transformer", seed=seed)) for seed in (0, 1)]
+    assert len(resolve(asked, options(tmp_path))) == 2
+    monkeypatch.setattr(models.transformer.Config, "build", lambda self, size: Peeking(self, size))
+    with pytest.raises(UserError, match=r"^model\.name: transformer: decode: position 0 sees its future"):
+        resolve(asked, options(tmp_path))
+
+
+def test_a_study_looks_at_each_architecture_once(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(resolution, "preflight_hooks", lambda name, config: looked.append(name))
+    asked = [
+        Asked(experiment=experiment(name, model={"dropout": dropout}))
+        for name in ("lstm", "transformer")
+        for dropout in (0.0, 0.1)
+    ]
+    resolve(asked, options(tmp_path))
+    assert looked == ["lstm", "transformer"]
+
+
+def test_a_model_without_a_test_size_is_refused_in_one_line():
+    class Sizeless(models.transformer.Config):
+        def tiny(self):
+            raise NotImplementedError("Config has no tiny()")
+
+    with pytest.raises(
+        UserError, match=r"^model\.name: mine\.py: tiny: NotImplementedError: Config has no tiny"
+    ):
+        preflight_model("mine.py", Sizeless())
 
 
 def test_a_sound_model_passes_the_preflight_and_random_numbers_stay_as_they_were():
