@@ -357,6 +357,8 @@ class RunOptions:
     model_preset: str = ""
     """What reports call the model: its preset, else its name."""
     task_preset: str = ""
+    is_trial: bool = False
+    """Whether the run is tried by a search, and not compared."""
 
 
 def canonical_json(value: Any) -> str:

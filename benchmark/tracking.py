@@ -157,6 +157,7 @@ def lightning_logger(
     experiment_document: Mapping[str, Any],
     directory: Path,
     device_class: str,
+    is_trial: bool = False,
 ) -> tuple[WandbLogger | None, Mode]:
     """Lightning's logger of one run, started, and the mode that it runs in; none if `mode` is `disabled`.
 
@@ -177,6 +178,7 @@ def lightning_logger(
             experiment_document=experiment_document,
             directory=directory,
             device_class=device_class,
+            is_trial=is_trial,
         )
         return WandbLogger(experiment=run, save_dir=directory), mode
 
@@ -196,8 +198,9 @@ def start_run(
     experiment_document: Mapping[str, Any],
     directory: Path,
     device_class: str,
+    is_trial: bool = False,
 ) -> Any:
-    """wandb's run of one cell: its id is the run's, its group the study."""
+    """wandb's run of one cell: its id is the run's, its group the study, its type `search` or `train`."""
     import wandb
 
     return wandb.init(
@@ -206,7 +209,7 @@ def start_run(
         id=run_id,
         resume="allow",
         group=study,
-        job_type="train",
+        job_type="search" if is_trial else "train",
         tags=_tags(experiment_document, device_class),
         config=dict(experiment_document),
         mode=mode,

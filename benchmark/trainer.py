@@ -440,6 +440,7 @@ def run_cell(experiment: Experiment, run_folder: Path, options: RunOptions) -> T
             experiment_document=experiment.document(),
             directory=tracking.run_directory(options.results / options.study),
             device_class=device.type,
+            is_trial=options.is_trial,
         )
     watching = [progress] if progress else []
     callbacks: list[Callback] = [log, *watching, StepLogger(log, timetable), timetable]

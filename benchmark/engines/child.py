@@ -8,8 +8,11 @@ import dataclasses
 import json
 import os
 import resource
+import select
 import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,6 +30,8 @@ PARENT = "SEQBENCH_PARENT"
 """Environment variable: the process that starts a child, and without which the child is to end."""
 NOT_STORED = 74
 """Exit code of a child whose disk did not take what it has, and which has said so: EX_IOERR of sysexits."""
+GRACE_SECONDS = 30.0
+"""From the signal that asks a child to end to the one that makes it."""
 WAIT_SECONDS = 60.0
 """For another process in the same run's folder to end."""
 
@@ -44,14 +49,30 @@ def options_from_json(text: str) -> RunOptions:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when the one that started it is killed outright (Linux)."""
+    """End this process, and all of its group where it leads one, when the one that started it is killed
+    outright (Linux).
+    """
     parent = int(os.environ.pop(PARENT, os.getppid()))  # not for the processes that this one starts
     if sys.platform != "linux":
         return
+    if os.getpgrp() == os.getpid():
+        with contextlib.suppress(OSError):  # it is gone already, or the kernel is older than 5.3
+            watched = os.pidfd_open(parent)
+            if os.getppid() == parent:
+                threading.Thread(target=_end_group_after, args=[watched], daemon=True).start()
+                return
     set_parent_death_signal = 1
     ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:  # it was killed before the kernel knew
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_group_after(parent: int) -> None:
+    """Wait, without taking time from anybody, for the process behind a descriptor; then end this group."""
+    select.select([parent], [], [])
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)
 
 
 def or_not_stored(work: Callable[[], int]) -> int:
@@ -128,7 +149,12 @@ def _run(folder: RunFolder, experiment: Experiment, options: RunOptions, *, firs
         if not first:
             raise
         traceback.print_exc()
-        record = failed_record(experiment, options, reason_of(error), peak_memory_bytes=_peak_bytes())
+        record = failed_record(
+            experiment,
+            options,
+            reason_of(error),
+            peak_memory_bytes=peak_bytes(resource.getrusage(resource.RUSAGE_SELF)),
+        )
     if record is None:
         return 0
     folder.write_record(record)
@@ -295,6 +321,6 @@ def _provenance_here(precision: Literal["float32", "bfloat16"], options: RunOpti
     )
 
 
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def peak_bytes(usage: resource.struct_rusage) -> int:
+    """The most memory that was resident."""
+    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024

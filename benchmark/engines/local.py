@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -25,12 +26,14 @@ from typing import IO, Any, NamedTuple
 from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
 from benchmark.engines import Finished, Started
 from benchmark.engines.child import (
+    GRACE_SECONDS,
     NOT_STORED,
     PARENT,
     failed_layer_record,
     failed_record,
     failed_speed_record,
     options_json,
+    peak_bytes,
 )
 from benchmark.lease import Leases, Seen
 from benchmark.measure.machine import out_of_memory_kills
@@ -45,9 +48,6 @@ from benchmark.record import (
 from benchmark.request import is_resolved
 from benchmark.store import RunFolder, StudyFolder
 from benchmark.study import Asked, FrozenCell, Resolved, SpeedCell
-
-GRACE_SECONDS = 30.0
-"""From the signal that asks a child to end to the one that makes it."""
 
 _ALLOCATOR = ":".join(
     (
@@ -98,6 +98,8 @@ class Ended(NamedTuple):
     """Of its stderr."""
     out_of_memory: bool
     """Whether the kernel killed a process of this container for its memory meanwhile."""
+    peak_bytes: int | None
+    """Of its resident memory; None if not above that of this process, with which a child begins."""
 
 
 def child_environment(options: RunOptions, environment: Mapping[str, str]) -> dict[str, str]:
@@ -234,7 +236,7 @@ class Supervisor:
     ) -> Ended:
         self._stop_if_signalled()
         self._stop_if_dismissed(name)
-        killed_before = out_of_memory_kills()
+        killed_before, own_peak = out_of_memory_kills(), peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
         child = subprocess.Popen(
             [sys.executable, "-P", "-m", "benchmark", *arguments],
             stdin=subprocess.PIPE,
@@ -254,14 +256,22 @@ class Supervisor:
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError), child.stdin:
             child.stdin.write(given)
-        code = child.wait()
+        _, status, usage = os.wait4(child.pid, 0)
+        code = child.returncode = os.waitstatus_to_exitcode(status)
         self._signal_child(name, signal.SIGKILL)  # what the child has left behind
         del self._children[name]
         tee.join()
         output.join()
         self._stop_if_signalled()
         self._stop_if_dismissed(name)
-        return Ended(code, output.data, tee.last_line, out_of_memory_kills() > killed_before)
+        peak = peak_bytes(usage)
+        return Ended(
+            code,
+            output.data,
+            tee.last_line,
+            out_of_memory_kills() > killed_before,
+            peak if peak > own_peak else None,
+        )
 
 
 class _Reader(threading.Thread):
@@ -511,7 +521,7 @@ def run_cell(
         NotStored: the disk is full, and the child has said so; there is no record.
     """
     options = _options_of(options, folder, [cell.experiment], cell.task_preset)
-    options = replace(options, model_preset=cell.model_preset)
+    options = replace(options, model_preset=cell.model_preset, is_trial=cell.trial is not None)
     return _run_to_record(
         supervisor,
         "cell",
@@ -602,6 +612,8 @@ def _run_to_record(
     if ended.exit_code == NOT_STORED:
         raise NotStored
     record = failed(_reason(ended))
+    if isinstance(record, TrainRecord) and record.provenance.device_memory_bytes is None:
+        record = record.model_copy(update={"peak_memory_bytes": ended.peak_bytes})
     run.write_record(record)
     return record
 

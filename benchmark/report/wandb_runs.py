@@ -52,8 +52,9 @@ def log_runs(study_folder: Path, mode: Mode) -> Logged:
     logged = there = 0
     left_out = list(study.unreadable)
     for one in (*study.trials, *study.train_records):
+        is_trial = one.run_id in study.trial_numbers
         try:
-            if _log(one.run_id, study_folder, directory, folders.get(one.run_id, []), mode):
+            if _log(one.run_id, is_trial, study_folder, directory, folders.get(one.run_id, []), mode):
                 logged += 1
             else:
                 there += 1
@@ -63,7 +64,9 @@ def log_runs(study_folder: Path, mode: Mode) -> Logged:
     return Logged(logged, there, left_out)
 
 
-def _log(run_id: str, study_folder: Path, directory: Path, folders: Sequence[Path], mode: Mode) -> bool:
+def _log(
+    run_id: str, is_trial: bool, study_folder: Path, directory: Path, folders: Sequence[Path], mode: Mode
+) -> bool:
     """Whether the run was not there.
 
     Raises:
@@ -100,6 +103,7 @@ def _log(run_id: str, study_folder: Path, directory: Path, folders: Sequence[Pat
             experiment_document=record.experiment,
             directory=directory,
             device_class="cpu" if record.provenance.device_memory_bytes is None else "cuda",
+            is_trial=is_trial,
         )
 
     run = or_offline(mode, start)

@@ -8,14 +8,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from benchmark import checkpoint
 from benchmark.cli import app
 from benchmark.config import ROOT, dump_yaml
-from benchmark.record import available_cores, record_bytes
+from benchmark.record import CurvePoint, available_cores, record_bytes
+from benchmark.request import request_from
+from benchmark.store import StudyFolder
+from benchmark.study import Resolved, make
 from tests.benchmark.report.records import train_record
+from tests.benchmark.report.test_budgets import cell as budget_cell
+from tests.benchmark.report.test_wandb_table import tables_in, wandb_directory  # noqa: F401  (a fixture)
+from tests.benchmark.test_history import rows_in, summary_in
+from tests.benchmark.test_tracking import offline_run_configs
 
 COMMANDS = ["run", "sweep", "report", "diff", "check", "doctor", "list"]
 
@@ -314,9 +323,46 @@ def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
         ("transformer-small", 0, "to do", None), ("lstm-small", 0, "to do", None),
     ]  # fmt: skip
     assert len(cells) == 4
-    code, output, _ = inside(*arguments, "--results", tmp_path, "--dry-run")
+    code, output, errors = inside(*arguments, "--results", tmp_path, "--dry-run")
     assert (code, output.count("\n")) == (0, 5)
+    assert errors.splitlines() == [
+        "seqbench: 4 runs: 4 to do", "seqbench: expected: 36 s one after another",
+        "seqbench: memory of a run: unknown until one is done",
+    ]  # fmt: skip
     assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_shows_how_each_run_stands_and_what_the_rest_will_take(tmp_path):
+    arguments = ["run", "model=lstm-small", "task=reverse", "training.steps=40", "training.precision=float32"]
+    arguments += ["seed=0,1,2,3", "--study", "s", "--results", tmp_path, "--dry-run"]
+    cells = json.loads(inside(*arguments, "--json")[1])["cells"]
+    folder = StudyFolder(tmp_path, "s")
+    ends: tuple[dict[str, Any], ...] = (
+        {"wall_seconds_total": 100.0, "peak_memory_bytes": 3 * 2**20},
+        {"status": "failed", "failure": "x"},
+    )
+    for cell, fields in zip(cells, ends, strict=False):
+        run = folder.run(cell["run_id"])
+        run.path.mkdir(parents=True)
+        run.write_record(train_record(run.run_id, "lstm-small", seed=cell["seed"], **fields))
+    kept = folder.run(cells[2]["run_id"]).path / "checkpoints"
+    kept.mkdir(parents=True)
+    checkpoint.save({}, checkpoint.training_path(kept, 10))
+    code, output, errors = inside(*arguments)
+    assert code == 0
+    rows = [re.split("  +", line) for line in output.splitlines()]
+    assert [row[rows[0].index("status")] for row in rows] == [
+        "status", "done", "failed", "interrupted, goes on at step 10", "to do",
+    ]  # fmt: skip
+    assert errors.splitlines() == [
+        "seqbench: 4 runs: 1 done, 1 failed, 1 interrupted, 1 to do",
+        "seqbench: expected: 5 min one after another", "seqbench: memory of a run: up to 3 MiB so far",
+    ]  # fmt: skip
+    seen = [
+        (one["status"], one["goes_on_at_step"])
+        for one in json.loads(inside(*arguments, "--json")[1])["cells"]
+    ]
+    assert seen == [("done", None), ("failed", None), ("interrupted", 10), ("to do", None)]
 
 
 def test_a_report_lists_what_it_cannot_read_and_ends_with_3(results):
@@ -326,6 +372,105 @@ def test_a_report_lists_what_it_cannot_read_and_ends_with_3(results):
     assert code == 3
     assert f"runs/{0:016x}/record.json" in output
     assert "transformer-small" in output
+
+
+def test_a_row_that_is_not_what_its_match_promises_ends_run_and_report_with_3(tmp_path):
+    """Its record says that it has 3 % more parameters than what it is matched to."""
+    asked = ["model=transformer-small,lstm-small", "task=reverse", "training.steps=40", "match=parameters"]
+    folder = StudyFolder(tmp_path, "s")
+    folder.prepare()
+
+    def resolve(asked):
+        held = [None if one.match is None else 2_000_000.0 for one in asked]
+        return [Resolved(experiment=one.experiment, held=own) for one, own in zip(asked, held, strict=True)]
+
+    made = make(request_from([*asked, "training.precision=float32"], study="s"), folder, resolve)
+    for off, code in ((1.01, 0), (1.03, 3)):
+        for cell in made.cells:
+            parameters = int(2_000_000 * (1 if cell.held is None else off))
+            record = train_record(cell.run_id, cell.model_preset, body_parameters=parameters, steps=40)
+            cell.open(folder.run(cell.run_id))
+            folder.run(cell.run_id).write_record(
+                record.model_copy(update={"experiment": cell.experiment.document()})
+            )
+        again = inside(
+            "run", folder.study_path, "--results", tmp_path, "--wandb", "disabled", "--device", "cpu"
+        )
+        for ended in (again, inside("report", folder.path)):
+            assert ended[0] == code, ended
+            assert ("lstm-small (invalid)" in ended[1]) == (code == 3)
+
+
+def test_a_match_that_no_width_reaches_costs_one_line(tmp_path):
+    coarse = {"name": "transformer", "width": 64, "heads": 64, "feed_forward": 64}
+    layers = {"encoder_layers": 1, "decoder_layers": 1}
+    study = {
+        "model": [{"name": "lstm", "width": 48}, {**coarse, **layers}], "task": "reverse",
+        "training": {"steps": 10, "precision": "float32"}, "match": "parameters",
+    }  # fmt: skip
+    (tmp_path / "s.yaml").write_text(dump_yaml(study))
+    ended = seqbench(
+        "run",
+        tmp_path / "s.yaml",
+        "--results",
+        tmp_path / "results",
+        "--wandb",
+        "disabled",
+        "--device",
+        "cpu",
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    closest = (
+        r"seqbench: match: transformer cannot have [0-9,]+ parameters within 2%: width [0-9]+ comes closest, "
+    )
+    assert re.match(closest, ended.stderr), ended.stderr
+    assert not list(tmp_path.glob("results/*"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_report_to_wandb_has_every_run_and_table_once(tmp_path, wandb_directory, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    point = CurvePoint(step=5000, train_seconds=700.0, train_target_tokens=9, validation_loss=2.5)
+    runs = {
+        "done": train_record("1" * 16, curve=[point], body_parameters=2_000_000),
+        "failed": train_record("2" * 16, seed=1, status="failed", failure="oom_host: MemoryError: "),
+        "diverged": train_record("3" * 16, "lstm-small", status="diverged", failure="step 7"),
+        "trial": train_record("4" * 16, "lstm-small", validation_loss=3.5),
+    }
+    folder = StudyFolder(tmp_path, "a-study")
+    cells = []
+    for name, record in runs.items():
+        run = folder.run(record.run_id)
+        run.path.mkdir(parents=True)
+        run.write_record(record)
+        cells.append(budget_cell(record, trial=1 if name == "trial" else None))
+    document = {"study": "a-study", "schema_version": 1, "measure": ["train"], "cells": cells}
+    folder.study_path.write_text(dump_yaml(document))
+    code, output, errors = inside("report", folder.path, "--format", "wandb")
+    assert (code, errors) == (0, "seqbench: wandb is offline (WANDB_MODE)\n")
+    assert output.startswith("runs: 4 logged, 0 were there; tables: logged as report-")
+    files = {path: path.read_bytes() for path in wandb_directory.glob("wandb/offline-run-*/*.wandb")}
+    assert len(files) == 5
+    code, output, _ = inside("report", folder.path, "--format", "wandb")
+    assert (code, output) == (0, "runs: 0 logged, 4 were there; tables: were there, or have no rows\n")
+    assert {path: path.read_bytes() for path in wandb_directory.glob("wandb/offline-run-*/*.wandb")} == files
+    logged = {run.run_id: run for run in offline_run_configs(wandb_directory)}
+    for name, record in runs.items():
+        run = logged.pop(record.run_id)
+        assert (run.job_type, run.run_group) == ("search" if name == "trial" else "train", "a-study")
+        status = "done" if name == "trial" else name
+        assert summary_in(wandb_directory, f"offline-run-*-{record.run_id}")["status"] == status
+    assert [run.job_type for run in logged.values()] == ["report"]
+    rows = rows_in(wandb_directory, f"offline-run-*-{'1' * 16}")
+    assert [(row["trainer/global_step"], row["val/loss"]) for row in rows] == [(5000, 2.5)]
+    tables = tables_in(wandb_directory)
+    assert {"comparison", "budget", "search"} <= set(tables)
+    budget = {row["model"]: row for row in tables["budget"]}
+    assert set(budget) == {"transformer-small", "lstm-small"}
+    first = budget["transformer-small"]
+    assert (first["runs_done"], first["steps"], first["body_parameters"]) == (1, 5000, 2_000_000)
+    assert budget["lstm-small"]["runs_done"] == 0
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "json"])

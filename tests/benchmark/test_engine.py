@@ -20,6 +20,7 @@ from benchmark.record import available_cores, read_record
 from benchmark.request import request_from
 from benchmark.store import StudyFolder
 from benchmark.study import Resolved, make, remaining
+from tests.benchmark.faults.kill_study import is_broken
 from tests.benchmark.training_run import HANGS
 
 STUB = Path(__file__).parent / "stub_trainer"
@@ -65,7 +66,7 @@ def starts(tmp_path):
 
 def test_one_run_s_end_is_its_own(tmp_path):
     behaviour = {
-        1: "raise", 2: "oom_device", 3: "oom_host", 4: "kill", 5: "exit 0", 6: "diverged", 7: "done",
+        1: "raise", 2: "oom_device", 3: "oom_host", 4: "kill at 1 GiB", 5: "exit 0", 6: "diverged", 7: "done",
         8: "oom_limit",
     }  # fmt: skip
     # A budget in seconds, so that the cells are resolved in a process of their own.
@@ -85,6 +86,7 @@ def test_one_run_s_end_is_its_own(tmp_path):
     assert found[8].failure.startswith("oom_host: RuntimeError: ")
     assert "can't allocate memory: you tried to allocate 1073741824 bytes" in found[8].failure
     assert found[4].failure in ("killed (9)", "oom_host: killed (9) by the kernel")
+    assert found[4].peak_memory_bytes > 2**30, "as its parent has seen"
     assert found[5].failure == "ended with code 0 and no record: last words"
     assert {one["seed"]: one["status"] for one in json.loads(output)["runs"]} == {
         seed: record.status for seed, record in found.items()
@@ -131,6 +133,7 @@ def test_a_run_that_the_kernel_kills_for_its_memory_is_told_apart(memory_group, 
     assert process.returncode == 3, errors
     failures = {seed: record.failure for seed, record in records(tmp_path).items()}
     assert failures == {0: "oom_host: killed (9) by the kernel", 1: "killed (9)"}
+    assert 2**28 < records(tmp_path)[0].peak_memory_bytes <= 2**30
 
 
 def test_a_folder_that_vanishes_while_a_run_works_is_named(tmp_path):
@@ -159,9 +162,10 @@ def test_a_damaged_record_is_kept_and_made_again_and_one_of_a_newer_seqbench_sta
     asked = "seed=0,1,2", "measure=train,speed"
     process = command(tmp_path, {2: "raise"}, *asked)
     process.communicate(timeout=HANGS)
-    paths = {read_record(path).kind: path for path in tmp_path.glob("s/runs/*/record.json")}
-    runs = {seed: record.run_id for seed, record in records(tmp_path).items()}
-    paths |= {seed: tmp_path / "s" / "runs" / run_id / "record.json" for seed, run_id in runs.items()}
+    paths: dict[int | str, Path] = {}
+    for path in tmp_path.glob("s/runs/*/record.json"):
+        record = read_record(path)
+        paths[record.seed if record.kind == "train" else record.kind] = path
     damaged = paths[0].read_bytes().replace(b"float32", b"float64")
     paths[0].write_bytes(damaged)
     for name in (1, "speed"):
@@ -226,8 +230,9 @@ def _descendants(pid):
         ([signal.SIGINT], True, "sleep", 130),
         ([signal.SIGINT, signal.SIGINT], False, "stubborn", 130),
         ([signal.SIGKILL], False, "sleep", -9),
+        ([signal.SIGKILL], False, "stubborn", -9),
     ],
-    ids=["SIGTERM", "SIGINT", "Ctrl-C", "Ctrl-C twice", "SIGKILL"],
+    ids=["SIGTERM", "SIGINT", "Ctrl-C", "Ctrl-C twice", "SIGKILL", "SIGKILL, and the run hears nothing"],
 )
 def test_a_signal_ends_the_children_and_leaves_the_run_to_go_on(tmp_path, signals, to_group, behaviour, code):
     process = command(tmp_path, {0: behaviour}, "seed=0")
@@ -240,14 +245,10 @@ def test_a_signal_ends_the_children_and_leaves_the_run_to_go_on(tmp_path, signal
     _, errors = process.communicate(timeout=HANGS)
     assert process.returncode == code
     assert "Traceback" not in errors
-    trained = int(next(tmp_path.glob("s/runs/*/sleeping")).read_text())
-    _wait(lambda: not _alive(trained), 10)
     if code > 0:
         assert not [child for child in children if _alive(child)]
         assert "goes on where it stopped" in errors
-    for child in children:  # a kill that cannot be caught may leave a grandchild
-        if _alive(child):
-            os.kill(child, signal.SIGKILL)
+    _wait(lambda: not any(map(_alive, children)), HANGS)
     assert records(tmp_path) == {}
     if not to_group and code == 143:
         again = command(tmp_path, {}, "seed=0")
@@ -271,6 +272,16 @@ def test_workers_on_one_folder_run_each_cell_once(tmp_path):
     kinds = [read_record(path).kind for path in tmp_path.glob("s/runs/*/record.json")]
     assert kinds.count("speed") == 1
     assert not list(tmp_path.glob("s/runs/*/lease.json"))
+
+
+def test_two_requests_that_start_together_make_one_study_of_both(tmp_path):
+    workers = [command(tmp_path, {}, seeds) for seeds in ("seed=0,1", "seed=1,2")]
+    ends = [worker.communicate(timeout=HANGS)[1] for worker in workers]
+    assert {worker.returncode for worker in workers} <= {0, 75}, ends
+    cells = StudyFolder(tmp_path, "s").document()["cells"]
+    assert sorted(cell["experiment"]["seed"] for cell in cells) == [0, 1, 2]
+    assert {seed: one.status for seed, one in records(tmp_path).items()} == dict.fromkeys(range(3), "done")
+    assert sorted(starts(tmp_path).values()) == [1, 1, 1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -423,6 +434,14 @@ def test_cells_run_side_by_side_where_threads_leave_room(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "_DEVICES", tmp_path / "gpus")
     assert local.threads_of_each(anywhere, 1) == 2, "as many, whichever of the machine's devices are seen"
     assert local.threads_of_each(replace(anywhere, device="cpu"), 1) is None
+
+
+def test_kills_that_no_run_went_on_from_prove_nothing():
+    whole = {"0" * 16: {"status": "done", "weights": "a"}}
+    assert not is_broken(whole, dict(whole), 1)
+    assert is_broken(whole, dict(whole), 0)
+    assert is_broken(whole, {}, 1)
+    assert is_broken(whole, {"0" * 16: {"status": "done", "weights": "b"}}, 1)
 
 
 def test_a_line_for_each_run_and_what_is_left(tmp_path):

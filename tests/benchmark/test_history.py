@@ -33,9 +33,9 @@ def rows_in(folder: Path, run: str = "offline-run-*") -> list[dict[str, float]]:
     return sorted(rows, key=lambda row: (row["trainer/global_step"], sorted(row)))
 
 
-def summary_in(folder: Path) -> dict[str, object]:
+def summary_in(folder: Path, run: str = "offline-run-*") -> dict[str, object]:
     values: dict[str, object] = {}
-    for record in stored_records(folder):
+    for record in stored_records(folder, run):
         if record.HasField("summary"):
             values |= {
                 "/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.summary.update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import json
 import os
@@ -13,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmark.config import ROOT
-from benchmark.record import available_cores
+from benchmark.measure.steps import StepLog
+from benchmark.record import TrainRecord, available_cores, read_record, record_bytes
 from tests.benchmark.test_history import rows_in
+from tests.benchmark.training_run import STEPS, experiment, run
 
 RUN = [
     "model=lstm-small", "model.width=16", "task=reverse", "task.train_pairs=300", "task.validation_pairs=20",
@@ -30,22 +34,31 @@ OF_TIME = re.compile(
 """Fields that tell of time, of this process, or of what was asked of wandb; the checksum is of all."""
 
 
+KEY = "5ec2e7" + "a7b0c1d2e3" * 3 + "5e1f"
+"""Of the form of a key of wandb."""
+
+
 def start(results: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+    return command(results, *RUN, *arguments, **variables)
+
+
+def command(results: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     own = {
         name: str(results / name.lower())
         for name in ("XDG_CACHE_HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR")
     }
     environment = {
-        **os.environ, **own, "PYTHONPATH": str(ROOT), "WANDB_ERROR_REPORTING": "false", **variables,
+        **os.environ, **own, "PYTHONPATH": str(ROOT), "WANDB_ERROR_REPORTING": "false", "WANDB_API_KEY": KEY,
+        **variables,
     }  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "benchmark", "run", *RUN, "--results", str(results), *arguments],
+        [sys.executable, "-P", "-m", "benchmark", "run", "--results", str(results), *arguments],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def measured(results: Path) -> dict[str, Any]:
-    [path] = results.glob("s/runs/*/record.json")
+def measured(results: Path, study: str = "s") -> dict[str, Any]:
+    [path] = results.glob(f"{study}/runs/*/record.json")
     record: dict[str, Any] = without_time(json.loads(path.read_text()))
     return record
 
@@ -91,12 +104,11 @@ def slow_server() -> Iterator[str]:
 def test_a_record_is_the_same_whatever_wandb_does_and_however_python_hashes(
     slow_server: str, tmp_path: Path
 ) -> None:
-    key = {"WANDB_API_KEY": "0" * 40}
     surroundings = {
         "disabled": {"WANDB_MODE": "disabled", "PYTHONHASHSEED": "0"},
         "offline": {"WANDB_MODE": "offline", "PYTHONHASHSEED": "1"},
-        "slow": {**key, "WANDB_MODE": "online", "WANDB_BASE_URL": slow_server, "PYTHONHASHSEED": "2"},
-        "no network": {**key, "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"},
+        "slow": {"WANDB_MODE": "online", "WANDB_BASE_URL": slow_server, "PYTHONHASHSEED": "2"},
+        "no network": {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"},
     }
     started = {name: start(tmp_path / name, **variables) for name, variables in surroundings.items()}
     for name, process in started.items():
@@ -111,6 +123,19 @@ def test_a_record_is_the_same_whatever_wandb_does_and_however_python_hashes(
         assert record == expected, name
         kept = list((tmp_path / name).rglob(f"offline-run-*-{expected['run_id']}"))
         assert len(kept) == 1, f"{name}: kept for later"
+    hold_no_key(tmp_path)
+
+
+def hold_no_key(folder: Path) -> None:
+    """Nothing below a folder, which holds runs, has the key that they were started with."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {"record.json", "config.yaml", "log.txt", "study.yaml"} <= {path.name for path in files}
+    assert any(path.suffix == ".wandb" for path in files)
+    for path in files:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+        assert KEY.encode() not in content, path
 
 
 BROKEN = {
@@ -140,6 +165,27 @@ def test_runs_do_not_notice_what_is_wrong_with_wandb_s_settings(
     assert [(record["status"], record["wandb_mode"]) for record in records] == [("done", mode)] * 2
 
 
+def test_a_record_is_run_again_and_compared_with_what_comes_of_it(tmp_path: Path) -> None:
+    first = start(tmp_path, "--wandb", "disabled")
+    assert first.communicate() and first.returncode == 0
+    [path] = tmp_path.glob("s/runs/*/record.json")
+    record = read_record(path)
+    assert isinstance(record, TrainRecord)
+    options = ("--wandb", "disabled", "--device", "cpu", "--threads", "1")
+    again = command(tmp_path, str(path), *options)
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert "seqbench: reproduced" in errors
+    [made] = tmp_path.glob("rerun-*/runs/*/record.json")
+    assert measured(made.parents[3], made.parents[2].name)["weights_sha256"] == record.weights_sha256
+    altered = tmp_path / "altered.json"
+    altered.write_bytes(record_bytes(record.model_copy(update={"weights_sha256": "0" * 64})))
+    held = command(tmp_path, str(altered), *options)
+    _, errors = held.communicate()
+    assert held.returncode == 4, errors
+    assert "weights" in errors and "seqbench: reproduced" not in errors
+
+
 def test_an_offline_run_that_was_cut_off_is_one_whole_run_for_wandb(tmp_path: Path) -> None:
     arguments = ("training.steps=600", "--wandb", "offline")
     undisturbed = start(tmp_path / "undisturbed", *arguments)
@@ -159,6 +205,22 @@ def test_an_offline_run_that_was_cut_off_is_one_whole_run_for_wandb(tmp_path: Pa
     assert one and other and one != whole
     assert all(one[step] == other[step] for step in one.keys() & other.keys())
     assert one | other == whole
+    hold_no_key(tmp_path)
+
+
+def test_batches_come_from_no_other_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loader's process could die apart from its run."""
+    children: list[list[psutil.Process]] = []
+    taken = StepLog.on_train_batch_end
+
+    def watching(*arguments: Any) -> None:
+        children.append(psutil.Process().children(recursive=True))
+        taken(*arguments)
+
+    monkeypatch.setattr(StepLog, "on_train_batch_end", watching)
+    before = psutil.Process().children(recursive=True)
+    run(experiment("lstm"), tmp_path)
+    assert children == [before] * STEPS
 
 
 def losses_by_step(results: Path) -> list[dict[int, dict[str, float]]]:

@@ -1,6 +1,7 @@
 """Speed as run: the warm-up is left out, and a run that never settles says so."""
 
 import random
+import time
 
 import pytest
 import torch
@@ -25,8 +26,9 @@ def log_of(seconds):
         ([0.2] * (WARMUP_STEPS + 5 * WINDOW_STEPS) + [0.1] * 400, True, 1000),
         ([0.1 + 0.0005 * number for number in range(420)], False, None),
         ([0.1] * (WARMUP_STEPS + 3 * WINDOW_STEPS), None, 1000),
+        ([0.1] * 210 + [60.0] + [0.1] * 209, True, 1000),
     ],
-    ids=["flat", "slow at first", "slower and slower", "short"],
+    ids=["flat", "slow at first", "slower and slower", "short", "one step of a minute"],
 )
 def test_a_rate_is_of_the_steady_part(seconds, steady, rate):
     found = log_of(seconds).throughput()
@@ -37,6 +39,14 @@ def test_a_rate_is_of_the_steady_part(seconds, steady, rate):
         assert found.target_tokens_per_second == pytest.approx(rate, rel=0.03)
     if steady and seconds[0] > seconds[-1]:
         assert found.warmup_steps_excluded >= WARMUP_STEPS + 4 * WINDOW_STEPS
+
+
+def test_no_step_lasts_less_than_nothing_when_the_wall_clock_is_set_back(monkeypatch):
+    clock = Clock(torch.device("cpu"))
+    assert time.get_clock_info(clock.name.removeprefix("time.")).monotonic
+    begin = clock.mark()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert clock.seconds(begin, clock.mark()) >= 0
 
 
 def test_too_few_steps_have_no_rate():

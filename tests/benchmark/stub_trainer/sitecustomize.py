@@ -45,7 +45,9 @@ def _run_cell(experiment, run_folder, options):
             held.append(b"x" * 2**24)
     if behaviour == "vanish":
         shutil.rmtree(run_folder.parent.parent)
-    if behaviour == "kill":
+    if behaviour in ("kill", "kill at 1 GiB"):
+        if behaviour != "kill":
+            assert b"x" * 2**30
         os.kill(os.getpid(), signal.SIGKILL)
     if behaviour == "exit 0":
         sys.stderr.write("\x1b[31mhalf\rlast words\x1b[0m\n")
