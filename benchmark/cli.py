@@ -732,8 +732,11 @@ def _rebuild_wandb(folder: Path, output: Path | None) -> int:
     say(why)
     if mode == "disabled":
         return 3
-    found = log_runs(folder, mode)
-    table = log_comparison(folder, mode)
+    try:
+        found = log_runs(folder, mode)
+        table = log_comparison(folder, mode)
+    except tracking.NotStarted as error:
+        raise UserError(f"wandb does not start: {error}") from None
     show(
         f"runs: {found.logged} logged, {found.there} were there; "
         f"tables: {'were there, or have no rows' if table is None else f'logged as {table}'}"

@@ -45,6 +45,10 @@ KEY_CHARACTERS = 40
 """A shorter key is refused by wandb itself."""
 
 
+class NotStarted(Exception):
+    """wandb does not start, not even offline; why, in one line."""
+
+
 def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mode, str]:
     """What `requested` (`auto` or a mode) means here, and why, in one line for the user.
 
@@ -60,10 +64,10 @@ def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mo
     key = env.get("WANDB_API_KEY", "")
     if wanted != "disabled" and key != key.strip():
         return "disabled", "wandb is disabled (WANDB_API_KEY begins or ends with a blank or a line end)"
+    if wanted != "disabled" and importlib.util.find_spec("wandb") is None:
+        return "disabled", "wandb is disabled (it is not installed)"
     if wanted != "online":
         return cast(Mode, wanted), f"wandb is {wanted} ({source})"
-    if importlib.util.find_spec("wandb") is None:
-        return "disabled", "wandb is disabled (it is not installed)"
     address = env.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -170,6 +174,7 @@ def lightning_logger(
     from pytorch_lightning.loggers import WandbLogger
 
     def start(mode: Mode) -> tuple[WandbLogger, Mode]:
+        directory.mkdir(parents=True, exist_ok=True)
         # Started here and handed over: Lightning's own start passes options that wandb warns of.
         run = start_run(
             mode,
@@ -183,10 +188,9 @@ def lightning_logger(
         return WandbLogger(experiment=run, save_dir=directory), mode
 
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         return or_offline(mode, start)
-    except Exception as error:
-        _LOG.warning("wandb does not start, and the run goes on without it: %s", reason(error))
+    except NotStarted as error:
+        _LOG.warning("wandb does not start, and the run goes on without it: %s", error)
         return None, "disabled"
 
 
@@ -218,7 +222,11 @@ def start_run(
 
 
 def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
-    """`start(mode)`; where the server refuses or is silent, `start("offline")`, and a line says so."""
+    """`start(mode)`; where the server refuses or is silent, `start("offline")`, and a line says so.
+
+    Raises:
+        NotStarted: that fails too.
+    """
     import wandb
 
     if mode == "online":
@@ -227,7 +235,10 @@ def or_offline(mode: Mode, start: Callable[[Mode], T]) -> T:
         except Exception as error:
             _LOG.warning("wandb is offline from here on: %s", reason(error))
             wandb.teardown()
-    return start("offline")
+    try:
+        return start("offline")
+    except Exception as error:
+        raise NotStarted(reason(error)) from error
 
 
 def reason(error: Exception) -> str:

@@ -471,6 +471,11 @@ def test_a_report_to_wandb_has_every_run_and_table_once(tmp_path, wandb_director
     first = budget["transformer-small"]
     assert (first["runs_done"], first["steps"], first["body_parameters"]) == (1, 5000, 2_000_000)
     assert budget["lstm-small"]["runs_done"] == 0
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "soon")
+    code, output, errors = inside("report", folder.path, "--format", "wandb")
+    assert (code, output, errors.count("\n")) == (2, "", 2)
+    assert errors.splitlines()[1].startswith("seqbench: wandb does not start: init_timeout: ")
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "json"])

@@ -314,6 +314,16 @@ def two_cells(tmp_path):
     return folder, remaining(made.cells, folder)
 
 
+def test_a_run_knows_whether_a_search_tries_it(two_cells, monkeypatch):
+    folder, cells = two_cells
+    options = RunOptions(results=folder.results, data_directory=folder.results, device="cpu")
+    seen = []
+    monkeypatch.setattr(local, "_run_to_record", lambda *given: seen.append(given[3].is_trial))
+    for trial in (None, 1):
+        local.run_cell(local.Supervisor(), replace(cells[0], trial=trial), folder, options)
+    assert seen == [False, True]
+
+
 def test_a_cell_that_failed_in_another_worker_meanwhile_has_had_its_try(two_cells, monkeypatch):
     folder, cells = two_cells
     options = RunOptions(results=folder.results, data_directory=folder.results, device="cpu")

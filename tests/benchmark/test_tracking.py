@@ -200,7 +200,8 @@ def offline_run_configs(folder):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_an_offline_run_carries_study_id_tags_and_the_nested_config(wandb_folders):
+@pytest.mark.parametrize(("is_trial", "kind"), [(False, "train"), (True, "search")])
+def test_an_offline_run_carries_study_id_tags_and_the_nested_config(wandb_folders, is_trial, kind):
     import wandb
 
     logger, mode = lightning_logger(
@@ -210,13 +211,14 @@ def test_an_offline_run_carries_study_id_tags_and_the_nested_config(wandb_folder
         experiment_document=DOCUMENT,
         directory=wandb_folders / "run",
         device_class="cpu",
+        is_trial=is_trial,
     )
     assert logger is not None and mode == "offline"
     logger.log_metrics({"train/loss": 1.0}, step=1)
     wandb.finish()
     tracking.settle()
     (run,) = offline_run_configs(wandb_folders / "run")
-    assert (run.run_id, run.run_group, run.job_type) == ("0123456789abcdef", "a-study", "train")
+    assert (run.run_id, run.run_group, run.job_type) == ("0123456789abcdef", "a-study", kind)
     assert (run.project, run.entity) == ("seqbench", "")
     assert list(run.tags) == ["transformer", "reverse", "cpu"]
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
@@ -231,7 +233,9 @@ def test_disabled_makes_nothing(wandb_folders):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_server_that_refuses_the_run_leaves_it_offline(wandb_folders, refusing_server, monkeypatch):
+def test_a_server_that_refuses_the_run_leaves_it_offline_and_a_line_says_so(
+    wandb_folders, refusing_server, monkeypatch, caplog
+):
     import wandb
 
     monkeypatch.setenv("WANDB_BASE_URL", refusing_server)
@@ -252,3 +256,5 @@ def test_a_server_that_refuses_the_run_leaves_it_offline(wandb_folders, refusing
     wandb.finish()
     tracking.settle()
     assert list((wandb_folders / "run").glob("wandb/offline-run-*/*.wandb"))
+    (line,) = (one for one in caplog.messages if one.startswith("wandb is offline from here on: "))
+    assert "0" * 40 not in line and "\n" not in line
