@@ -46,6 +46,7 @@ CLOCKS = {
     "benchmark/measure/timing.py": "the clock that everything measured is timed with",
     "benchmark/measure/energy.py": "when the counters of a processor are due to be read again",
     "benchmark/progress.py": "when the next line is due",
+    "benchmark/report/placing.py": "how old a folder is that a killed process may have left",
     "benchmark/running.py": "how long a study has been going, for what is left of it",
     "benchmark/trainer.py": "how long a run took in all, validations and evaluation included",
 }

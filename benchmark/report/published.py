@@ -15,7 +15,7 @@ from benchmark.report.layout import NOT_MEASURED, Column, Table
 _KNOWN = {
     "read": "Read in the source.",
     "computed": "Computed from figures that were read in the source.",
-    "collected": "Collected; which paper each figure stands in was not noted.",
+    "collected": "Collected as later papers quote them.",
 }
 
 
