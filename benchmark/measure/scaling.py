@@ -3,7 +3,7 @@
 Each is timed beside the plain loop on one device, step by step in turn, with the same number of threads for
 each process on a CPU, or a GPU for each: what the machine does meanwhile slows both.
 
-    python -m benchmark.measure.scaling JSON
+    python -m benchmark.measure.scaling SETTINGS strong|weak OPTIONS
 
 is one such comparison in a process of its own, which Lightning starts again for each further device.
 """
@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmark.config import ROOT, RunOptions, UserError, one_line
+from benchmark.engines.child import options_from_json, options_json
 from benchmark.measure.layers import summarised
 from benchmark.measure.speed import Taken, side_by_side
 from benchmark.record import Row
@@ -54,14 +56,9 @@ def _timed(
     settings: Mapping[str, Any], devices: int, scaling: str, options: RunOptions
 ) -> tuple[Taken, Taken]:
     with tempfile.TemporaryDirectory() as folder:
-        asked = {
-            "settings": dict(settings),
-            "devices": devices,
-            "scaling": scaling,
-            "device": options.device,
-            "folders": [folder, str(options.data_directory), str(options.cache_directory)],
-        }
-        command = [sys.executable, "-P", "-m", "benchmark.measure.scaling", json.dumps(asked)]
+        own = replace(options, results=Path(folder), devices=devices, threads=settings["threads"])
+        command = [sys.executable, "-P", "-m", "benchmark.measure.scaling"]
+        command += [json.dumps(dict(settings)), scaling, options_json(own)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
         result = _result(Path(folder))
@@ -77,10 +74,8 @@ def _result(folder: Path) -> Path:
 
 
 def main() -> None:
-    """One comparison; its result lies in the first of the folders that are given."""
-    asked = json.loads(sys.argv[1])
-    settings, devices = asked["settings"], asked["devices"]
-    folder, data, cache = map(Path, asked["folders"])
+    """One comparison, from settings, kind of scaling and options; what it took lies in the results folder."""
+    settings, scaling, options = json.loads(sys.argv[1]), sys.argv[2], options_from_json(sys.argv[3])
     cell = request_from(
         [
             f"model={settings['model']}",
@@ -91,24 +86,16 @@ def main() -> None:
             "training.precision=float32",
         ]
     ).cells[0]
-    options = RunOptions(
-        results=folder,
-        data_directory=data,
-        cache_directory=cache,
-        device=asked["device"],
-        devices=devices,
-        threads=settings["threads"],
-    )
     together, alone = side_by_side(
         cell.experiment,
         options,
         rounds=settings["rounds"],
         steps=settings["steps"],
-        batch_tokens=settings["batch_tokens"] * (devices if asked["scaling"] == WEAK else 1),
+        batch_tokens=settings["batch_tokens"] * (options.devices if scaling == WEAK else 1),
     )
     if os.environ.get("LOCAL_RANK", "0") == "0":
         text = json.dumps([together._asdict(), alone._asdict()])
-        _result(folder).write_text(text, encoding="utf-8")
+        _result(options.results).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,6 @@ WARMUP_STEPS = 20
 WINDOW_STEPS = 20
 """A rate is the median over windows of this many steps: single batches differ in shape."""
 LEAST_WINDOWS = 2
-LEAST_STEPS = WARMUP_STEPS + LEAST_WINDOWS * WINDOW_STEPS
-"""Of a run that has a speed."""
 
 COUNTS = ("target_tokens", "source_tokens", "padded_tokens", "sentences")
 

@@ -44,8 +44,8 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
                 Column(title=("seconds",), note="Seconds: of the training steps, as run; median over seeds."),
                 Column(
                     title=("kJ",),
-                    note="kJ: what the device drew meanwhile, where it counts it: a GPU its own, a processor "
-                    "that of all programs; median over seeds.",
+                    note="kJ: what the device drew meanwhile, where it counts it, for all programs on it: "
+                    "runs side by side are each charged with all; median over seeds.",
                 ),
                 Column(
                     title=("as the", "paper counts"),
