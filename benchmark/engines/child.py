@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import gc
 import json
 import os
 import resource
@@ -75,6 +76,19 @@ def _end_group_after(parent: int) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """For the imports of a child: without Python's garbage collector, which takes a fifth of their time, and
+    then with nothing of them in its later rounds.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def or_not_stored(work: Callable[[], int]) -> int:
     """The exit code of a child's work: `NOT_STORED` where a disk is full, which is no end of the run."""
     try:
@@ -129,7 +143,8 @@ def _alone_in(folder: RunFolder) -> Iterator[None]:
 
 
 def _run(folder: RunFolder, experiment: Experiment, options: RunOptions, *, first: bool) -> int:
-    from benchmark.trainer import Interrupted, run_cell
+    with loading():
+        from benchmark.trainer import Interrupted, run_cell
 
     if experiment.model_file_sha256 is not None:  # those of the repository are checked by its tests
         from benchmark.check import preflight_model
@@ -164,8 +179,9 @@ def _run(folder: RunFolder, experiment: Experiment, options: RunOptions, *, firs
 
 def resolve_child(documents: Sequence[dict[str, Any]], options: RunOptions) -> list[dict[str, Any]]:
     """What is asked for, each as a document, with every choice made on this device."""
-    from benchmark.resolution import resolve
-    from benchmark.study import Asked
+    with loading():
+        from benchmark.resolution import resolve
+        from benchmark.study import Asked
 
     asked = [
         Asked(
@@ -191,7 +207,8 @@ def run_speed_child(run_folder: Path, options: RunOptions) -> int:
 
 
 def _run_speed(folder: RunFolder, options: RunOptions) -> int:
-    from benchmark.measure.speed import measure_speed
+    with loading():
+        from benchmark.measure.speed import measure_speed
 
     config = load_yaml(folder.config_path)
     documents = config.get("experiment") or {}
@@ -212,7 +229,8 @@ def _run_speed(folder: RunFolder, options: RunOptions) -> int:
 
 def run_layers_child(run_folders: Sequence[Path], options: RunOptions) -> int:
     """Measure one cell after another and write the record of each; the exit code of the process."""
-    from benchmark.measure.layer_records import measured
+    with loading():
+        from benchmark.measure.layer_records import measured
 
     code = 0
     for number, path in enumerate(run_folders, start=1):

@@ -31,6 +31,7 @@ from benchmark.measure.counting import operations_of
 from benchmark.measure.graph import BeyondMemory, CannotTrace
 from benchmark.measure.signal import Profile, decay, layer_signal, model_signal, random_words
 from benchmark.measure.span import (
+    Part,
     Paths,
     Span,
     generation_span,
@@ -61,6 +62,15 @@ LONGEST = 4096
 CPU = torch.device("cpu")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PEAK = "matrix products"
+MODEL_PASSES: tuple[tuple[str, Part, bool], ...] = (
+    ("teacher forcing", "model", False),
+    ("teacher forcing, forward and backward", "model", True),
+    ("encoder", "encoder", False),
+    ("encoder, forward and backward", "encoder", True),
+    ("decoder", "decoder", False),
+    ("decoder, forward and backward", "decoder", True),
+)
+"""What a row calls them; generation comes after."""
 _BACKWARD_OPERATIONS = 2
 """Of the forward pass: each product is two."""
 _BACKWARD_SHARE = 3
@@ -100,7 +110,7 @@ def _seeded() -> Iterator[None]:
 
 
 def span_rows(settings: Settings) -> Iterator[Row]:
-    """Of `layer` at `lengths`, forward, and backward up to `backward_to`; or of `model`."""
+    """Of `layer` at `lengths`, forward, and backward up to `backward_to`; or of `model` and its parts."""
     if "model" in settings:
         yield from _model_span_rows(settings)
         return
@@ -120,10 +130,13 @@ def span_rows(settings: Settings) -> Iterator[Row]:
 
 def _model_span_rows(settings: Settings) -> Iterator[Row]:
     model = build_small_model(settings["model"])
-    for length in settings["lengths"]:
-        conditions = {"n": length, "pass": "teacher forcing"}
-        run = partial(model_span, model, length, length)
-        yield from if_it_fits(conditions, partial(_span, conditions, run))
+    for name, part, backward in MODEL_PASSES:
+        for length in settings["lengths"]:
+            if backward and length > settings["backward_to"]:
+                continue
+            conditions = {"n": length, "pass": name}
+            run = partial(model_span, model, length, length, part=part, backward=backward)
+            yield from if_it_fits(conditions, partial(_span, conditions, run))
     for words in settings["lengths"]:
         conditions = {"n": words, "pass": "generation"}
         run = partial(generation_span, model, settings["lengths"][0], words)

@@ -19,7 +19,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ from models import BEGIN, END, Memory, Seq2SeqModel
 
 MOST_GROWTH = 1.5
 """Of operations for each hop, from a length to its fourfold."""
+
+Part = Literal["model", "encoder", "decoder"]
 
 SpanLayer = Callable[[Tensor], Tensor]
 """(1, n, D) to (1, n, D)."""
@@ -136,7 +138,7 @@ def layer_span(layer: SpanLayer, length: int, width: int, *, backward: bool = Fa
         ValueError: the layer gives something else than one tensor.
     """
     x = _input(layer, length, width).requires_grad_(backward)
-    return _span(layer, [x], lambda: output_of(layer, x), backward)
+    return _span(layer, [x], lambda: [output_of(layer, x)], backward)
 
 
 def layer_paths(layer: SpanLayer, length: int, width: int, *, sources: Sequence[int] | None = None) -> Paths:
@@ -252,42 +254,57 @@ def model_paths(model: Seq2SeqModel, source_length: int, target_length: int) -> 
 
 
 def model_span(
-    model: Seq2SeqModel, source_length: int, target_length: int, *, backward: bool = False
+    model: Seq2SeqModel,
+    source_length: int,
+    target_length: int,
+    *,
+    part: Part = "model",
+    backward: bool = False,
 ) -> Span:
-    """Of a model under teacher forcing, to the logits; errors as `layer_span`."""
+    """Of a model under teacher forcing, to the logits; or of its `part` alone. Errors as `layer_span`.
+
+    The encoder ends in what the decoder reads; the decoder begins there, as at its words, and its gradient
+    goes back to there.
+    """
     source, mask, target = _words(source_length, target_length)
-
-    def run() -> Tensor:
-        return model.logits(model.decode(target, model.encode(source, mask)))
-
-    return _span(model, [source, target], run, backward)
+    if part == "encoder":
+        return _span(model, [source], lambda: _tensors(model.encode(source, mask)), backward)
+    if part == "model":
+        run = lambda: [model.logits(model.decode(target, model.encode(source, mask)))]  # noqa: E731
+        return _span(model, [source, target], run, backward)
+    with torch.no_grad(), as_traced(model):
+        memory = model.encode(source, mask)
+    read = [one for one in _tensors(memory) if one.is_floating_point()]
+    for one in read:
+        one.requires_grad_(backward)
+    return _span(model, [target, *read], lambda: [model.logits(model.decode(target, memory))], backward)
 
 
 def generation_span(model: Seq2SeqModel, source_length: int, words: int) -> Span:
     """Of greedy generation of so many words, each fed back; errors as `layer_span`."""
     source, mask, begin = _words(source_length, 1)
 
-    def run() -> Tensor:
+    def run() -> list[Tensor]:
         state = model.start(model.encode(source, mask))
         token, logits = begin[:, 0], torch.empty(0)
         for _ in range(words):
             hidden, state = model.decode_step(token, state)
             logits = model.logits(hidden)
             token = logits.argmax(-1)
-        return logits
+        return [logits]
 
     return _span(model, [source], run, backward=False)
 
 
-def _span(traced: Any, inputs: Sequence[Tensor], run: Callable[[], Tensor], backward: bool) -> Span:
+def _span(traced: Any, inputs: Sequence[Tensor], run: Callable[[], Iterable[Tensor]], backward: bool) -> Span:
     with torch.set_grad_enabled(backward), as_traced(traced), Recorder(sources=0) as recorder:
         recorder.source(0, *inputs)
-        y = run()
-        ends = [y]
+        ends = [one for one in run() if recorder.is_known(one)]
         if backward:
             parameters = traced.parameters() if isinstance(traced, nn.Module) else ()
             wanted = [one for one in (*inputs, *parameters) if one.requires_grad]
-            gradients = torch.autograd.grad(y.sum(), wanted, allow_unused=True)
+            of = [one.sum() for one in ends if one.requires_grad]
+            gradients = torch.autograd.grad(of, wanted, allow_unused=True)
             ends += [one for one in gradients if one is not None]
     reached = [recorder.reached(one) for one in ends]
     return Span(

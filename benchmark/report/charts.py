@@ -16,6 +16,8 @@ from benchmark.report.layout import metric_title
 from benchmark.report.rounding import without_spread
 from benchmark.report.significance import row_name, score_name
 from benchmark.report.study_results import StudyResults
+from benchmark.why.cells import TIMED
+from benchmark.why.facts import BOTH, Facts, Missing, untrained_signals
 from tasks import VALIDATION
 
 Section = Literal["quality", "curves", "distance", "speed", "layers"]
@@ -101,7 +103,10 @@ def study_charts(study: StudyResults, curves: Mapping[str, TrainRecord]) -> list
         found.append(distances(number, title, group))
     for record in study.speed_records:
         found += speeds(record) if record.status == "done" else []
-    return [chart for chart in (*found, *layers(study.layer_records)) if chart is not None]
+    found += layers(study.layer_records)
+    facts = Facts.of(study)
+    found += [layer_times(facts), layer_signals(facts)]
+    return [chart for chart in found if chart is not None]
 
 
 def quality_and_speed(
@@ -368,8 +373,9 @@ LAYER_CHARTS = (
     ("path", "hops", "Path length: hops between the farthest positions"),
     ("complexity", "operations", "Operations counted while the layer runs"),
 )
-"""Kind of record, quantity over the length n, and title. Times and signals have hundreds of series, which the
-figures of `benchmark.why` choose from."""
+"""Kind of record, quantity over the length n, and title."""
+CHARTED_PASSES = ("forward", "forward and backward", "teacher forcing", "generation")
+"""A table has those of an encoder and a decoder alone as well."""
 
 
 def layers(records: Sequence[LayerRecord]) -> list[Chart]:
@@ -382,6 +388,7 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
         widths = set[float | None]()
         for record in mine:
             rows = [row for row in record.rows if row.quantity == quantity and "n" in row.conditions]
+            rows = [row for row in rows if row.conditions.get("pass", "forward") in CHARTED_PASSES]
             widest = max(
                 (_number(row.conditions["d"]) for row in rows if "d" in row.conditions), default=None
             )
@@ -427,6 +434,67 @@ def layers(records: Sequence[LayerRecord]) -> list[Chart]:
                 )
             )
     return charts
+
+
+def layer_times(facts: Facts) -> Chart | None:
+    """Seconds of each timed layer over its length, at every width, for one sequence and in full batches."""
+    points: dict[tuple[str, float], Point] = {}
+    axes: dict[tuple[float, bool], Axis] = {}
+    for layer in TIMED:
+        try:
+            rows = facts.seconds(layer, **BOTH)
+        except Missing:
+            continue
+        for row in rows:
+            length, width, batch = (_number(row.conditions[name]) for name in ("n", "d", "batch"))
+            full = bool(row.conditions["full"])
+            own = f"{'full' if full else 'one'}_{width:.0f}"
+            point = points.setdefault((layer, length), {"series": layer, "subject": layer, "x": length})
+            for name, value in ((own, row.value), (f"{own}_low", row.low), (f"{own}_high", row.high)):
+                point[name] = None if value is None else value / batch
+            axes[width, full] = Axis(
+                field=own,
+                label=f"s for each sequence, {'full batches' if full else 'one at a time'}, d = {width:,.0f}",
+                log=True,
+                low=f"{own}_low",
+                high=f"{own}_high",
+            )
+    if not points:
+        return None
+    return Chart(
+        name="layers-time",
+        section="layers",
+        title="Time of one layer, forward and backward",
+        caption="Interleaved rounds of one process on one device; bands are 95 % intervals over rounds. In "
+        "full batches there are as many positions at every length.",
+        kind="curves",
+        points=[points[key] for key in sorted(points, key=lambda key: (TIMED.index(key[0]), key[1]))],
+        x=[Axis(field="x", label="length n, positions", log=True, exact=True)],
+        y=[axes[key] for key in sorted(axes, key=lambda key: (-key[0], not key[1]))],
+    )
+
+
+def layer_signals(facts: Facts) -> Chart | None:
+    """What reaches the last position of untrained layers and models, over distance."""
+    try:
+        signals = untrained_signals(facts)
+    except Missing:
+        return None
+    return Chart(
+        name="layers-signal",
+        section="layers",
+        title="Signal before training",
+        caption="Norm of the derivative of the last output by an input, in float64, of the longest input "
+        "that was measured.",
+        kind="curves",
+        points=[
+            {"series": one.name, "subject": one.subject.partition(",")[0], "distance": distance, "norm": norm}
+            for one in signals
+            for distance, norm in one.norms
+        ],
+        x=[Axis(field="distance", label="distance, positions", log=True, exact=True)],
+        y=[Axis(field="norm", label="norm of d output / d input", log=True)],
+    )
 
 
 def _varying(rows: Iterable[Row]) -> list[str]:

@@ -37,7 +37,7 @@ from benchmark.report.study_results import StudyResults
 from benchmark.report.tables import noise_of, speed_tables, study_remarks, topics, train_tables
 from benchmark.store import StorageError, write_atomic
 from benchmark.why.facts import Facts, series_of, unsettled
-from benchmark.why.figures import draw
+from benchmark.why.figures import INTERACTIVE, draw
 from benchmark.why.page import count_of, findings
 from benchmark.why.table import further_tables, table_1
 
@@ -251,7 +251,7 @@ def _table_1(study: StudyResults) -> Section:
     section = Section("table-1", "Table 1, measured")
     section.add(table_1(facts), *further_tables(facts))
     with tempfile.TemporaryDirectory() as drawn:
-        for name, caption in draw(facts, Path(drawn)):
+        for name, caption in draw(facts, Path(drawn), without=INTERACTIVE):
             data = base64.b64encode((Path(drawn) / name).read_bytes()).decode()
             section.items.append({"image": f"data:image/svg+xml;base64,{data}", "caption": caption})
     return section

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +24,14 @@ DILATED = "dilated convolution, k = 3"
 SEPARABLE = "separable convolution, k = 3"
 FULL_SEPARABLE = "separable convolution, k = n"
 CELLS = "recurrent, cell by cell"
+VARIANTS = "kernels and neighbourhoods"
 TIMED_RESTRICTED = "restricted self-attention, r = 32"
 
+TIMED = (ATTENTION, TIMED_RESTRICTED, RECURRENT, CELLS, CONVOLUTION, SEPARABLE)
+
 NEIGHBOURHOOD, KERNEL = 8, 3
+KERNELS, SEPARABLE_KERNELS, NEIGHBOURHOODS = (3, 5, 9), (3, 9), (8, 32)
+"""Over which operations and time are measured."""
 TRAINED_LENGTHS = (16, 32)
 """Of random words through runs whose task has no distances."""
 ATTENTION_SENTENCES = 32
@@ -155,6 +160,7 @@ def cells(scale: Scale, device: str, precision: Precision = "float32") -> list[L
         *_signals(grid),
         LayerCell(kind="lengths", subject="multi30k-en-de", settings={"task": "multi30k-en-de"}),
         *(_time(grid, width, device, chosen) for width in grid.timed_widths),
+        _time_of_variants(grid, device, chosen),
         *_parallelism(grid, device, chosen),
     ]
 
@@ -176,7 +182,7 @@ def _spans(grid: Grid) -> Iterator[LayerCell]:
         settings = {"layer": layer, "lengths": list(grid.spans), "backward_to": 64}
         yield LayerCell(kind="span", subject=subject, settings=settings)
     for model in MODELS:
-        settings = {"model": model, "lengths": list(grid.model_lengths)}
+        settings = {"model": model, "lengths": list(grid.model_lengths), "backward_to": 64}
         yield LayerCell(kind="span", subject=model, settings=settings)
 
 
@@ -200,16 +206,16 @@ def _complexities(grid: Grid) -> Iterator[LayerCell]:
         return LayerCell(kind="complexity", subject=subject, settings=settings)
 
     yield cell(ATTENTION, name="self-attention")
-    for neighbourhood in (8, 32):
+    for neighbourhood in NEIGHBOURHOODS:
         yield cell(
             f"restricted self-attention, r = {neighbourhood}",
             name="restricted self-attention",
             neighbourhood=neighbourhood,
         )
     yield cell(RECURRENT, name="recurrent")
-    for kernel in (3, 5, 9):
+    for kernel in KERNELS:
         yield cell(f"convolution, k = {kernel}", name="convolution", kernel=kernel)
-    for kernel in (3, 9):
+    for kernel in SEPARABLE_KERNELS:
         yield cell(f"separable convolution, k = {kernel}", name="separable convolution", kernel=kernel)
     yield cell(FULL_SEPARABLE, name="separable convolution", kernel="n")
 
@@ -313,3 +319,25 @@ def _time(grid: Grid, width: int, device: str, chosen: Mapping[str, Any]) -> Lay
         **chosen,
     }
     return LayerCell(kind="time", subject=f"layers, d = {width}", settings=settings, device=device)
+
+
+def _time_of_variants(grid: Grid, device: str, chosen: Mapping[str, Any]) -> LayerCell:
+    """Of kernels and neighbourhoods, at one width and the longest sentences."""
+    width = grid.timed_widths[len(grid.timed_widths) // 2]
+    heads = max(1, width // 64)
+    layers: dict[str, dict[str, Any]] = {
+        **{f"convolution, k = {kernel}": {"name": "convolution", "kernel": kernel} for kernel in KERNELS},
+        **{
+            f"separable convolution, k = {kernel}": {"name": "separable convolution", "kernel": kernel}
+            for kernel in SEPARABLE_KERNELS
+        },
+        **{
+            f"restricted self-attention, r = {r}": {
+                "name": "restricted self-attention", "neighbourhood": r, "heads": heads,
+            }
+            for r in NEIGHBOURHOODS
+        },
+    }  # fmt: skip
+    cell = _time(grid, width, device, chosen)
+    settings = {**cell.settings, "layers": layers, "lengths": list(grid.timed_lengths[-2:])}
+    return replace(cell, subject=f"{VARIANTS}, d = {width}", settings=settings)

@@ -13,6 +13,7 @@ from benchmark.measure.significance import summarise
 from benchmark.measure.timing import LEAST_STEADY, Interval, median, ratio, steady_from
 from benchmark.record import LayerKind, LayerRecord, Row, TrainRecord
 from benchmark.report.study_results import StudyResults
+from benchmark.why.cells import VARIANTS
 
 FORWARD = {"pass": "forward"}
 BOTH = {"pass": "forward and backward"}
@@ -99,11 +100,55 @@ class Facts:
         found = [
             row
             for subject in self.subjects("time")
+            if not subject.startswith(VARIANTS)
             for row in self._rows("time", subject, "seconds", {"layer": layer, **conditions})
         ]
         if not found:
             raise Missing(f"the time of {layer} was not measured")
         return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class UntrainedSignal:
+    """Norms against distance of an untrained layer or model: of its longest input, at its last position."""
+
+    subject: str
+    side: str
+    """Of a model, the side that it is from; else empty."""
+    norms: Sequence[tuple[float, float]]
+    """Distance and norm, where that is not 0."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.subject} from the {self.side}" if self.side else self.subject
+
+
+def untrained_signals(facts: Facts) -> list[UntrainedSignal]:
+    """Of every layer and model that was measured, by name; Missing where none was."""
+    subjects = sorted(
+        {
+            record.subject
+            for record in facts.records
+            if (record.kind, record.status) == ("signal", "done") and "run" not in record.settings
+        }
+    )
+    if not subjects:
+        raise Missing("no signal was measured")
+    found = []
+    for subject in subjects:
+        rows = facts.rows("signal", subject, "norm")
+        longest = max(number(row, "n") for row in rows)
+        rows = [row for row in rows if row.conditions["n"] == longest]
+        for side in dict.fromkeys(row.conditions.get("from") for row in rows):
+            mine = [row for row in rows if row.conditions.get("from") == side]
+            last = max(number(row, "output") for row in mine)
+            norms = [
+                (number(row, "distance"), row.value)
+                for row in mine
+                if row.conditions["output"] == last and row.value > 0
+            ]
+            found.append(UntrainedSignal(subject=subject, side=str(side or ""), norms=norms))
+    return found
 
 
 def _device(record: LayerRecord) -> tuple[str, int, int]:

@@ -23,9 +23,10 @@ from benchmark.why.cells import (
     RECURRENT,
     RESTRICTED,
     SEPARABLE,
+    TIMED,
     TIMED_RESTRICTED,
 )
-from benchmark.why.facts import BOTH, FORWARD, Facts, Missing, crossover, number
+from benchmark.why.facts import BOTH, FORWARD, Facts, Missing, crossover, number, untrained_signals
 
 MARKS = {
     ATTENTION: "o",
@@ -41,7 +42,13 @@ STYLE = {name: (COLOR_OF[name], mark) for name, mark in MARKS.items()} | trained
 PLAIN = StrMethodFormatter("{x:,.0f}")
 
 
-def draw(facts: Facts, folder: Path, form: Form = "svg") -> list[tuple[str, str]]:
+INTERACTIVE = ("depth", "paths", "signal", "time")
+"""Figures whose quantities have a chart of their own in the page of a report."""
+
+
+def draw(
+    facts: Facts, folder: Path, form: Form = "svg", without: Sequence[str] = ()
+) -> list[tuple[str, str]]:
     """The figures that the records allow, as SVG or PNG; each file's name and caption."""
     made = []
     for name, figure in (
@@ -56,6 +63,8 @@ def draw(facts: Facts, folder: Path, form: Form = "svg") -> list[tuple[str, str]
         ("heads", trained_figures.heads),
         ("sources", trained_figures.sources),
     ):
+        if name in without:
+            continue
         try:
             drawn, caption = figure(facts)
         except Missing:
@@ -162,43 +171,23 @@ def _matrices(facts: Facts) -> Drawn:
 
 
 def _signal(facts: Facts) -> Drawn:
-    subjects = sorted(
-        {
-            record.subject
-            for record in facts.records
-            if (record.kind, record.status) == ("signal", "done") and "run" not in record.settings
-        }
-    )
-    if not subjects:
-        raise Missing("no signal was measured")
-    layers = [name for name in subjects if name.startswith((ATTENTION, RECURRENT))]
-    models = [name for name in subjects if name not in layers]
+    signals = untrained_signals(facts)
+    layers = [one for one in signals if one.subject.startswith((ATTENTION, RECURRENT))]
+    models = [one for one in signals if one not in layers]
     figure, axes = _axes(2)
-    for axis, names, title in zip(axes, (layers, models), ("layers", "models"), strict=True):
+    for axis, some, title in zip(axes, (layers, models), ("layers", "models"), strict=True):
         drawn: Counter[str] = Counter()
-        for name in names:
-            rows = facts.rows("signal", name, "norm")
-            longest = max(number(row, "n") for row in rows)
-            for side in dict.fromkeys(row.conditions.get("from") for row in rows):
-                mine = [row for row in rows if row.conditions.get("from") == side]
-                mine = [row for row in mine if row.conditions["n"] == longest]
-                last = max(number(row, "output") for row in mine)
-                points = [
-                    (number(row, "distance"), row.value)
-                    for row in mine
-                    if row.conditions["output"] == last and row.value > 0
-                ]
-                label = f"{name} from the {side}" if side else name
-                # variants of a layer and both sides of a model share its colour
-                kind = name.partition(",")[0]
-                color, mark = STYLE.get(kind, (OTHER, "."))
-                variants = (("-", color, mark), ("--", "white", mark), (":", color, "v"))
-                line, face, mark = variants[drawn[kind] % len(variants)]
-                drawn[kind] += 1
-                axis.plot(
-                    *zip(*points, strict=True), color=color, linestyle=line, marker=mark, markersize=4,
-                    markerfacecolor=face, markevery=0.1, label=for_terminal(label),
-                )  # fmt: skip
+        for one in some:
+            # variants of a layer and both sides of a model share its colour
+            kind = one.subject.partition(",")[0]
+            color, mark = STYLE.get(kind, (OTHER, "."))
+            variants = (("-", color, mark), ("--", "white", mark), (":", color, "v"))
+            line, face, mark = variants[drawn[kind] % len(variants)]
+            drawn[kind] += 1
+            axis.plot(
+                *zip(*one.norms, strict=True), color=color, linestyle=line, marker=mark, markersize=4,
+                markerfacecolor=face, markevery=0.1, label=for_terminal(one.name),
+            )  # fmt: skip
         axis.set_yscale("log")
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("distance")
@@ -212,9 +201,8 @@ def _time(facts: Facts) -> Drawn:
     widths = sorted({number(row, "d") for row in facts.seconds(ATTENTION)})
     figure, axes = _axes(2)
     width = widths[-1]
-    layers = (ATTENTION, TIMED_RESTRICTED, RECURRENT, CELLS, CONVOLUTION, SEPARABLE)
     for axis, full, title in zip(axes, (True, False), ("full batches", "one sequence"), strict=True):
-        for name in layers:
+        for name in TIMED:
             rows = facts.seconds(name, d=width, full=full, **BOTH)
             rows.sort(key=lambda row: number(row, "n"))
             x = [number(row, "n") for row in rows]

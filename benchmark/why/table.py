@@ -17,6 +17,7 @@ from benchmark.why.cells import (
     RESTRICTED,
     SEPARABLE,
     TIMED_RESTRICTED,
+    VARIANTS,
 )
 from benchmark.why.cost import tables_2_and_3
 from benchmark.why.facts import (
@@ -184,8 +185,106 @@ def _ends(series: Mapping[float, float]) -> str:
 
 
 def further_tables(facts: Facts) -> list[Table]:
-    """Memory, what a device makes of batches, training on more devices, and translation."""
-    return [*_memory(facts), *_utilisation(facts), *_scaling(facts), *tables_2_and_3(facts)]
+    """Depth of every pass, time over kernels, memory, what a device makes of batches, training on more
+    devices, and translation.
+    """
+    return [
+        *_passes(facts),
+        *_variants(facts),
+        *_memory(facts),
+        *_utilisation(facts),
+        *_scaling(facts),
+        *tables_2_and_3(facts),
+    ]
+
+
+def _passes(facts: Facts) -> Iterator[Table]:
+    rows = []
+    for subject in facts.subjects("span"):
+        try:
+            every = facts.rows("span", subject, "work")
+        except Missing:  # beyond memory, all of them
+            continue
+        for name in dict.fromkeys(str(row.conditions["pass"]) for row in every):
+            work, depth, ideal = (
+                {
+                    number(row, "n"): row.value
+                    for row in facts.rows("span", subject, quantity, **{"pass": name})
+                }
+                for quantity in ("work", "kernel_depth", "ideal_depth")
+            )
+            longest = max(work)
+            lengths = f"{min(work):,.0f} to {longest:,.0f}"
+            parallelism = without_spread(work[longest] / depth[longest])
+            rows.append([subject, name, lengths, _ends(work), _ends(depth), _ends(ideal), parallelism])
+    if rows:
+        yield Table(
+            title="Work and depth of every pass",
+            heading=["operations of one sentence, at the shortest and the longest n; generation of n words"],
+            columns=[
+                Column(title=("layer or model",), is_text=True),
+                Column(title=("pass",), is_text=True),
+                Column(title=("n",), is_text=True),
+                Column(
+                    title=("work",),
+                    note="Work: operations as PyTorch executes them, whatever their size; recurrences run "
+                    "cell by cell.",
+                ),
+                Column(title=("kernel", "depth")),
+                Column(title=("ideal", "depth")),
+                Column(
+                    title=("parallelism",),
+                    note="Parallelism: work over kernel depth at the longest n, how many operations could "
+                    "run side by side on average, beyond what is parallel within each.",
+                ),
+            ],
+            rows=rows,
+            labels=3,
+        )
+
+
+def _variants(facts: Facts) -> Iterator[Table]:
+    """Time and operations over k and r, as times those of the smallest."""
+    for subject in facts.subjects("time"):
+        if not subject.startswith(VARIANTS):
+            continue
+        every = facts.rows("time", subject, "seconds", full=True, **BOTH)
+        length = max(number(row, "n") for row in every)
+        found = {str(row.conditions["layer"]): row for row in every if row.conditions["n"] == length}
+        width = number(every[0], "d")
+        rows = []
+        for layer, row in found.items():
+            kind, _, value = layer.rpartition(", ")
+            smallest = next(name for name in found if name.startswith(f"{kind}, "))
+            if layer == smallest or value.endswith(" again"):
+                continue
+            what = f"{value} to {smallest.rpartition(', ')[2]}"
+            dearer = _times_as_many(facts, layer, smallest, width)
+            rows.append([kind, what, dearer, _ratio(row, found[smallest])])
+        yield Table(
+            title="Time over kernels and neighbourhoods",
+            heading=[f"n = {length:,.0f}, d = {width:,.0f}, forward and backward, full batches"],
+            columns=[
+                Column(title=("layer",), is_text=True),
+                Column(title=("compared",), is_text=True),
+                Column(
+                    title=("operations,", "times as many"),
+                    note="Operations: as counted of one sequence at the same d, projections included.",
+                ),
+                Column(title=("seconds,", "times as long"), note="Seconds: 95 % interval over rounds."),
+            ],
+            rows=rows,
+            labels=2,
+        )
+
+
+def _times_as_many(facts: Facts, layer: str, other: str, width: float) -> str:
+    """Operations, at the longest sentences that were counted."""
+    try:
+        one, than = (facts.rows("complexity", name, "operations", d=width) for name in (layer, other))
+    except Missing:
+        return NOT_MEASURED
+    return without_spread(one[-1].value / than[-1].value)
 
 
 def _memory(facts: Facts) -> Iterator[Table]:

@@ -71,9 +71,14 @@ def test_paths_through_the_smallest_stack():
 
 @pytest.mark.parametrize("model", ["transformer", "convs2s", "lstm"])
 def test_whole_models(model):
-    rows = list(span_rows({"model": model, "lengths": [2, 4]}))
+    rows = list(span_rows({"model": model, "lengths": [2, 4], "backward_to": 2}))
     depth = table(rows, "kernel_depth", "n", "pass")
-    assert depth.keys() == {(n, one) for n in (2, 4) for one in ("teacher forcing", "generation")}
+    passes = ("teacher forcing", "encoder", "decoder")
+    assert depth.keys() == {
+        *((n, one) for n in (2, 4) for one in (*passes, "generation")),
+        *((2, f"{one}, forward and backward") for one in passes),
+    }
+    assert all(depth[2, f"{one}, forward and backward"] > depth[2, one] for one in passes)
     rows = list(path_rows({"model": model, "lengths": [4]}))
     assert table(rows, "hops", "part")["source to target",] == 1
     parts = {("encoder",), ("source to target",), ("target to target",)}

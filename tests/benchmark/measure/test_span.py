@@ -163,6 +163,20 @@ def test_training_is_parallel_but_for_the_recurrence_and_generation_is_not(modul
     assert words[2] - words[1] == words[1] - words[0] > 0, "one word waits for the one before"
 
 
+@pytest.mark.parametrize("module", [transformer, convs2s, lstm])
+def test_a_model_is_its_encoder_and_then_its_decoder(module):
+    model = module.Config().tiny().build(50)
+    whole, encoder, decoder = (model_span(model, 9, 8, part=one) for one in ("model", "encoder", "decoder"))
+    assert encoder.work + decoder.work == whole.work
+    longest = max(encoder.kernel_depth, decoder.kernel_depth)
+    assert longest < whole.kernel_depth <= encoder.kernel_depth + decoder.kernel_depth
+    both = {one: model_span(model, 9, 8, part=one, backward=True) for one in ("encoder", "decoder")}
+    assert both["encoder"].work > 2 * encoder.work and both["decoder"].work > 2 * decoder.work
+    longer = {one: model_span(model, 17, 16, part=one) for one in ("encoder", "decoder")}
+    for part, short in (("encoder", encoder), ("decoder", decoder)):
+        assert (longer[part].kernel_depth == short.kernel_depth) == (module is not lstm)
+
+
 @pytest.mark.parametrize(("length", "ideal"), [(16, 1824), (64, 1926)])
 def test_known_values_of_pytorch_s_transformer_at_base_size(length, ideal):
     model = nn.Transformer(512, 8, 6, 6, 2048, batch_first=True)

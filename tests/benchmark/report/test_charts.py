@@ -1,15 +1,26 @@
 """Charts hold what may be compared, and no more."""
 
+import itertools
+
 import pytest
 
-from benchmark.record import CurvePoint
-from benchmark.report.charts import learning_curves, quality_and_speed, study_charts
+from benchmark.record import CurvePoint, Row
+from benchmark.report.charts import (
+    layer_signals,
+    layer_times,
+    learning_curves,
+    quality_and_speed,
+    study_charts,
+)
 from benchmark.report.comparison import groups
 from benchmark.report.curves import with_curves
 from benchmark.report.looks import looks
 from benchmark.report.study_results import load_study
-from tests.benchmark.report.records import provenance, scores, speed_record, train_record
+from benchmark.why.cells import ATTENTION
+from benchmark.why.facts import BOTH, Facts
+from tests.benchmark.report.records import layer_record, provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_html import runs
+from tests.benchmark.why.synthetic import records
 
 
 def speeds_shown(*speed_records):
@@ -102,6 +113,38 @@ def test_learning_curves_are_of_runs_that_are_done(study_folder):
     assert first["seeds"] == 3
     assert first["metric_bleu"] == pytest.approx(12.1)
     assert first["loss"] == pytest.approx(5.1)
+
+
+def test_times_of_layers_stand_for_one_sequence_at_every_width() -> None:
+    facts = Facts(records())
+    chart = layer_times(facts)
+    assert chart is not None and len(chart.y) == 6
+    assert chart.y[0].label == "s for each sequence, full batches, d = 256"
+    assert chart.y[1].label == "s for each sequence, one at a time, d = 256"
+    (point,) = (one for one in chart.points if (one["series"], one["x"]) == (ATTENTION, 64))
+    (row,) = facts.seconds(ATTENTION, n=64, d=256, full=True, **BOTH)
+    assert row.conditions["batch"] == 64 and row.low is not None
+    assert (point["full_256"], point["full_256_low"]) == (row.value / 64, row.low / 64)
+    assert layer_times(Facts([])) is None
+
+
+def test_signals_are_of_the_longest_input_at_its_last_position() -> None:
+    rows = [
+        Row(
+            quantity="norm",
+            value=value,
+            unit="",
+            conditions={"n": n, "output": j, "distance": 2, "from": side},
+        )
+        for value, (n, j, side) in enumerate(itertools.product((8, 16), (4, 15), ("source", "target")))
+    ]
+    chart = layer_signals(Facts([layer_record(1, "signal", subject="lstm", rows=rows)]))
+    assert chart is not None
+    assert [(one["series"], one["norm"]) for one in chart.points] == [
+        ("lstm from the source", 6), ("lstm from the target", 7),
+    ]  # fmt: skip
+    assert {one["subject"] for one in chart.points} == {"lstm"}
+    assert layer_signals(Facts(records())) is None, "laws alone draw no curve"
 
 
 def test_a_model_has_one_colour_whatever_it_was_set_to_in_a_table(study_folder):

@@ -123,9 +123,8 @@ def records(*, seed=0, **changes):
     for name in MODELS:
         if world["training_depth"][name] is None:
             continue
-        rows = series(
-            "kernel_depth", world["training_depth"][name], (4, 8, 12), **{"pass": "teacher forcing"}
-        )
+        training = {"pass": "teacher forcing, forward and backward"}
+        rows = series("kernel_depth", world["training_depth"][name], (4, 8, 12), **training)
         rows += series("kernel_depth", lambda n: 30 + 12 * n, (4, 8, 12), **{"pass": "generation"})
         record("span", name, rows)
     for name in world["hops"]:

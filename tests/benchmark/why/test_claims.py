@@ -244,6 +244,21 @@ def test_a_crossover_lies_where_the_times_are_equal():
         crossover(square[:1], linear)
 
 
+@pytest.mark.parametrize("noise", [0.05, 0.3])
+def test_the_interval_of_a_crossover_holds_it_as_often_as_it_says(noise):
+    """Simulated: order statistics of 9 rounds hold the median in 96.1 % of worlds."""
+    random_number = random.Random(f"crossover {noise}")
+    held = []
+    for _ in range(600):
+        true = math.exp(random_number.uniform(math.log(40), math.log(700)))
+        drift = [random_number.gauss(0, noise) for _ in range(9)]
+        noisy = lambda number: math.exp(random_number.gauss(drift[number], noise))  # noqa: B023, E731
+        square, linear = times(lambda n: float(n * n), noisy), times(lambda n: true * n, noisy)  # noqa: B023
+        found = crossover(square, linear)
+        held.append(found.low <= true <= found.high)
+    assert 0.93 <= sum(held) / len(held) <= 0.98
+
+
 def test_rounds_that_agree_have_an_interval_of_no_width():
     slope = time_exponent(times(lambda n: float(n)))
     assert slope.low == slope.high == slope.value == pytest.approx(1)

@@ -1,12 +1,14 @@
+import pytest
+
 from benchmark.measure.layers import summarised
-from benchmark.record import LayerRecord
+from benchmark.record import LayerRecord, Row
 from benchmark.report.layout import NOT_MEASURED, Table
 from benchmark.why.cells import ATTENTION, RESTRICTED
-from benchmark.why.facts import Facts
+from benchmark.why.facts import Facts, Missing
 from benchmark.why.table import WRITTEN_OUT, further_tables, table_1
 from models.layers.attention import _EXPLICIT_SCORES
 from tests.benchmark.report.records import provenance
-from tests.benchmark.why.synthetic import records
+from tests.benchmark.why.synthetic import WIDTHS, records
 
 ALONE = [100.0, 110.0, 90.0, 100.0, 105.0, 95.0]
 
@@ -63,6 +65,62 @@ def test_notes_say_what_is_counted_and_which_kernel_ran() -> None:
     for text in (_notes(table_1(facts)), " ".join(memory.remarks)):
         assert "writes its scores out up to n = 256 and is fused beyond" in text
     assert "power laws through mixing operations, by closed forms" in _notes(table_1(facts))
+
+
+def test_depth_and_parallelism_stand_for_every_pass() -> None:
+    rows = [
+        Row(quantity=quantity, value=value(n), unit="operations", conditions={"n": n, "pass": name})
+        for name, times in (("encoder", 1), ("encoder, forward and backward", 3))
+        for quantity, value in (
+            ("work", lambda n, times=times: 10.0 * n * times),
+            ("kernel_depth", lambda n, times=times: 8.0 * times),
+            ("ideal_depth", lambda n, times=times: 20.0 * times + n),
+        )
+        for n in (4, 8)
+    ]
+    nothing = LayerRecord(
+        kind="span", run_id="b" * 16, study="why", subject="too long", status="done", provenance=provenance(),
+        rows=[Row(quantity="beyond_memory", value=1.0, unit="0 or 1", conditions={"n": 4})],
+    )  # fmt: skip
+    found = nothing.model_copy(update={"run_id": "a" * 16, "subject": "lstm", "rows": rows})
+    (table,) = further_tables(Facts([nothing, found], [], []))
+    assert table.rows == [
+        ["lstm", "encoder", "4 to 8", "40 to 80", "8", "24 to 28", "10.0"],
+        ["lstm", "encoder, forward and backward", "4 to 8", "120 to 240", "24", "64 to 68", "10.0"],
+    ]
+
+
+def test_time_over_kernels_is_told_beside_the_operations() -> None:
+    layers = {"convolution, k = 3": 1.0, "convolution, k = 9": 2.5, "convolution, k = 3 again": 1.0}
+    rows = [
+        summarised(
+            "seconds",
+            [factor * one for one in ALONE],
+            "seconds",
+            {
+                "layer": layer,
+                "n": n,
+                "d": WIDTHS[0],
+                "batch": 4,
+                "full": True,
+                "pass": "forward and backward",
+            },
+        )
+        for layer, factor in layers.items()
+        for n in (64, 128)
+    ]
+    timed = LayerRecord(
+        kind="time", run_id="f" * 16, study="why", subject="kernels and neighbourhoods, d = 8",
+        status="done", provenance=provenance(), rows=rows,
+    )  # fmt: skip
+    without, counted = Facts([timed], [], []), Facts([*records(), timed], [], [])
+    for facts, operations in ((without, NOT_MEASURED), (counted, "3.00")):
+        table = next(one for one in further_tables(facts) if one.title.startswith("Time over kernels"))
+        (line,) = table.rows
+        assert line[:3] == ["convolution", "k = 9 to k = 3", operations]
+        assert _value(line[3]) == 2.5
+    with pytest.raises(Missing):
+        without.seconds("convolution, k = 3")
 
 
 def _notes(table: Table) -> str:
