@@ -325,7 +325,8 @@ def test_measuring_changes_nothing_in_a_model(module):
                 model_paths(model, 3, 3)
                 words = random_words(4, 50)
                 model_signal(model, words, words, side="source")
-                list(span_rows({"model": module.__name__.rpartition(".")[2], "lengths": [2, 3]}))
+                name = module.__name__.rpartition(".")[2]
+                list(span_rows({"model": name, "lengths": [2, 3], "backward_to": 3}))
             loss = model.cross_entropy(model.decode(target, model.encode(source, mask)), target, 0.1)
             optimizer.zero_grad()
             loss.backward()
