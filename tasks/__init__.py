@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import Tensor
 
 TRAIN, VALIDATION = "train", "validation"
@@ -94,3 +95,14 @@ class Batch(NamedTuple):
     """Which pairs of the split the global batch holds, in its order."""
     own: np.ndarray
     """Which pairs this process holds, row by row."""
+
+    def to(self, device: torch.device) -> Batch:
+        """With its tensors on a device; itself where they are there. The trainer calls it at each step."""
+        if self.source.device == device:
+            return self
+        return self._replace(
+            source=self.source.to(device, non_blocking=True),
+            source_mask=self.source_mask.to(device, non_blocking=True),
+            target_in=self.target_in.to(device, non_blocking=True),
+            target_out=self.target_out.to(device, non_blocking=True),
+        )

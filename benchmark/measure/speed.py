@@ -47,6 +47,8 @@ from tasks.data.module import DataModule
 
 ROUNDS, WARMUP_ROUNDS = 15, 2
 GENERATION_ROUNDS = 7
+SMALLEST_BATCH = 16
+"""Tokens: a sentence pair."""
 OVERHEAD_STEP_SECONDS = (0.06, 0.02)
 OVERHEAD_ROUNDS, OVERHEAD_STEPS = 40, FLUSH_STEPS
 """Of the comparison with a plain loop; in each round the trainer looks at its losses once."""
@@ -157,7 +159,7 @@ class TimedBatches:
         split = data.corpus.splits[TRAIN]
         plan = data.training.epoch(0)
         chosen = random.Random(seed).choices(range(len(plan)), k=rounds * STEPS)
-        batches = [_to(batching.collate(split, plan[number], rank=0, world=1), device) for number in chosen]
+        batches = [batching.collate(split, plan[number], rank=0, world=1).to(device) for number in chosen]
         self.batches = [batches[number * STEPS : (number + 1) * STEPS] for number in range(rounds)]
 
     def timed(self, loop: PlainLoop, clock: Clock) -> Callable[[int], float]:
@@ -233,15 +235,6 @@ class TimedBatches:
 def _projected(batch: Batch) -> int:
     """Target positions that the output projection takes: on an accelerator padding, too."""
     return batch.target_tokens if batch.target_in.device.type == "cpu" else batch.target_in.numel()
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return batch._replace(
-        source=batch.source.to(device),
-        source_mask=batch.source_mask.to(device),
-        target_in=batch.target_in.to(device),
-        target_out=batch.target_out.to(device),
-    )
 
 
 def measure_speed(
@@ -564,21 +557,31 @@ def _rows(
 
 
 def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> list[SpeedRow]:
-    """What the trainer costs at steps of two durations, as near as the size of the batch can bring them."""
+    """What the trainer costs at steps of two durations, as near as the size of the batch can bring them.
 
-    def overhead(batch_tokens: int, rounds: int, steps: int) -> Overhead:
-        data = experiment.data.model_copy(update={"batch_tokens": batch_tokens})
-        return trainer_overhead(replace(experiment, data=data), options, rounds=rounds, steps=steps)
+    Of the model itself, and of the same at test size where its optimiser alone takes longer than a step is to
+    take.
+    """
 
-    # A step's time is a line: what each word costs, and the optimiser, which costs the same for any batch.
-    large = experiment.data.batch_tokens
-    small = max(16, large // 4)
-    slow, fast = (overhead(tokens, 6, 5).step.value for tokens in (large, small))
-    each = max((slow - fast) / max(large - small, 1), sys.float_info.min)
+    def overhead(one: Experiment, batch_tokens: int, rounds: int, steps: int) -> Overhead:
+        data = one.data.model_copy(update={"batch_tokens": batch_tokens})
+        return trainer_overhead(replace(one, data=data), options, rounds=rounds, steps=steps)
+
+    small, large = SMALLEST_BATCH, experiment.data.batch_tokens
+    lines = []
+    for size, one in (
+        ("as compared", experiment),
+        ("test size", replace(experiment, model=experiment.model.tiny())),
+    ):
+        # A step's time is a line: what each word costs, and the optimiser, which costs the same always.
+        slow, fast = (overhead(one, tokens, 6, 5).step.value for tokens in (large, small))
+        each = max((slow - fast) / max(large - small, 1), sys.float_info.min)
+        lines.append((size, one, fast, each))
     rows = []
     for wanted in OVERHEAD_STEP_SECONDS:
-        batch_tokens = min(max(16, round(small + (wanted - fast) / each)), large)
-        found = overhead(batch_tokens, OVERHEAD_ROUNDS, OVERHEAD_STEPS)
+        size, one, fast, each = next((line for line in lines if line[2] <= wanted), lines[-1])
+        batch_tokens = min(max(small, round(small + (wanted - fast) / each)), 8 * large)
+        found = overhead(one, batch_tokens, OVERHEAD_ROUNDS, OVERHEAD_STEPS)
         if not found.agrees:
             raise RuntimeError(f"{name}: the trainer and a plain loop disagree on the losses of equal steps")
         rows.append(
@@ -595,6 +598,7 @@ def _overhead_rows(name: str, experiment: Experiment, options: RunOptions) -> li
                     "baseline": "plain loop",
                     "steps_of_a_round": OVERHEAD_STEPS,
                     "step_milliseconds": round(found.step.value * 1000, 1),
+                    "size": size,
                     "batch_tokens": batch_tokens,
                     "equal_losses": found.equal_losses,
                 },
@@ -633,13 +637,18 @@ class Taken(NamedTuple):
 
 
 class _Beside(Callback):
-    """After each step of the trainer one of the plain loop, while all of the trainer's processes wait."""
+    """A plain loop that takes turns with the trainer, while all of the trainer's processes wait.
+
+    Which of them is first changes from step to step (trainer, loop; loop, trainer; and again): whoever comes
+    first to a batch of new lengths pays for what libraries then keep for it.
+    """
 
     def __init__(self, loop: PlainLoop, batches: Iterable[Batch], clock: Clock) -> None:
         self._loop, self._batches, self._clock = loop, iter(batches), clock
         self._begin: Any = None
-        self._marks: list[tuple[Any, Any, Any]] = []
-        self._tokens: list[tuple[int, int]] = []
+        self._of_trainer: list[tuple[Any, Any, int]] = []
+        """Of each step when it began and ended, and how many target words it had."""
+        self._of_loop: list[tuple[Any, Any, int]] = []
         self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -650,25 +659,27 @@ class _Beside(Callback):
     ) -> None:
         trainer.strategy.barrier()  # nothing where there is one process
         if trainer.is_global_zero:
-            between = self._clock.mark()
-            own = next(self._batches)
-            self._losses.append(self._loop.step(_to(own, self._loop.device)))
-            self._marks.append((self._begin, between, self._clock.mark()))
-            self._tokens.append((batch.target_tokens, own.target_tokens))
+            self._of_trainer.append((self._begin, self._clock.mark(), batch.target_tokens))
+            if len(self._of_trainer) % 2:  # this step, and the next one before the trainer's
+                for _ in range(min(2, trainer.max_steps - len(self._of_loop))):
+                    self._take()
         trainer.strategy.barrier()
         self._begin = self._clock.mark()
 
+    def _take(self) -> None:
+        begin = self._clock.mark()
+        batch = next(self._batches)
+        self._losses.append(self._loop.step(batch.to(self._loop.device)))
+        self._of_loop.append((begin, self._clock.mark(), batch.target_tokens))
+
     def taken(self, losses: list[float], steps: int) -> tuple[Taken, Taken]:
         """By the trainer, whose `losses` are given, and by the loop, in rounds of so many steps."""
-        clock = self._clock
-        by_trainer = [clock.seconds(begin, between) for begin, between, _ in self._marks]
-        by_loop = [clock.seconds(between, end) for _, between, end in self._marks]
-        tokens, own_tokens = zip(*self._tokens, strict=True) if self._tokens else ((), ())
-        own_losses = [loss.item() for loss in self._losses]
-        return (
-            Taken(_by_round(by_trainer, steps), _by_round(tokens, steps), losses),
-            Taken(_by_round(by_loop, steps), _by_round(own_tokens, steps), own_losses),
-        )
+
+        def of(timed: list[tuple[Any, Any, int]], losses: list[float]) -> Taken:
+            seconds = [self._clock.seconds(begin, end) for begin, end, _ in timed]
+            return Taken(_by_round(seconds, steps), _by_round([words for *_, words in timed], steps), losses)
+
+        return of(self._of_trainer, losses), of(self._of_loop, [loss.item() for loss in self._losses])
 
 
 def _by_round(values: Sequence[Number], steps: int) -> list[Number]:

@@ -13,13 +13,14 @@ def runs_heading(records: Iterable[TrainRecord]) -> list[str]:
     mine = list({record.run_id: record for record in records}.values())
     states = [sum(record.status == state for record in mine) for state in ("done", "failed", "diverged")]
     return [
-        f"device: {_devices(mine)}",
+        f"device: {devices(mine)}",
         f"budget: {budget(mine)}",
         f"runs: {states[0]:,} done, {states[1]:,} failed, {states[2]:,} diverged",
     ]
 
 
-def _devices(records: Sequence[TrainRecord]) -> str:
+def devices(records: Sequence[TrainRecord]) -> str:
+    """What runs were made on, and how many on which where it is not the same for all."""
     found: dict[str, int] = {}
     for one in (record.provenance for record in records):
         name = f"{one.devices} x {one.device}" if one.devices > 1 else one.device

@@ -27,7 +27,7 @@ from benchmark.report.comparison import (
     speed_rows,
 )
 from benchmark.report.escaping import for_csv, for_markdown, for_terminal
-from benchmark.report.heading import budget, budget_steps, plural
+from benchmark.report.heading import budget, budget_steps, devices, plural
 from benchmark.report.layout import (
     METRIC_TITLES,
     NOT_MEASURED,
@@ -380,17 +380,18 @@ def _seeds(cell: Cell) -> str:
 
 def _heading(group: Group) -> list[str]:
     conditions = group.conditions
-    devices = f"{conditions.devices} x " if conditions.devices > 1 else ""
+    times = f"{conditions.devices} x " if conditions.devices > 1 else ""
     fingerprint = f", data {conditions.task_fingerprint[:12]}" if conditions.task_fingerprint else ""
     threads = f", {plural(conditions.threads, 'thread')}" if conditions.threads else ""
     lines = [
-        f"device: {devices}{conditions.device}{threads}, {conditions.precision}, "
+        f"device: {times}{conditions.device}{threads}, {conditions.precision}, "
         f"torch {conditions.torch_version}",
-        *_devices(group),
         f"budget: {budget(group.records)}",
         f"task: {conditions.task}, version {conditions.task_version}{fingerprint}; "
         f"harness version {conditions.harness_version}",
     ]
+    if conditions.device == SEVERAL:
+        lines.insert(1, f"scores alone are compared over devices: {devices(group.records)}")
     seeds = {_seeds(cell) for cell in group.cells}
     if len(seeds) == 1:
         lines.append(f"seeds: {'one seed' if seeds == {'one seed'} else seeds.pop()} for each row")
@@ -399,19 +400,6 @@ def _heading(group: Group) -> list[str]:
         lines.append(f"too little to tell any row from another: {reason}")
     lines += match_lines(group)
     return lines + [f"{metric_title(metric)}: {signature}" for metric, signature in conditions.signatures]
-
-
-def _devices(group: Group) -> list[str]:
-    """Of a table over several devices: how many runs are of which."""
-    if group.conditions.device != SEVERAL:
-        return []
-    found: dict[str, int] = {}
-    for record in group.records:
-        one = record.provenance
-        name = f"{one.device}, {plural(one.threads, 'thread')}"
-        found[name] = found.get(name, 0) + 1
-    shown = "; ".join(f"{plural(number, 'run')} on {name}" for name, number in found.items())
-    return [f"scores alone are compared over devices: {shown}"]
 
 
 def _left_out_or_cut(group: Group) -> list[str]:
@@ -588,8 +576,9 @@ def _speed_heading(record: SpeedRecord, found: dict[tuple[str, str, str, str], S
         if row.quantity == "noise_floor":
             heading.append(f"noise (A/A): {row.model} against itself {_ranged(row)}")
         if row.quantity == "trainer_speed_ratio":
+            size = " at test size," if row.conditions.get("size") == "test size" else ""
             at = f"at steps of {row.conditions.get('step_milliseconds')} ms"
-            heading.append(f"trainer against a plain loop, {row.model} {at}: {_ranged(row)}")
+            heading.append(f"trainer against a plain loop, {row.model}{size} {at}: {_ranged(row)}")
     if record.timing_method:
         heading += [f"timing: {part.strip()}" for part in record.timing_method.split(";")]
     return heading

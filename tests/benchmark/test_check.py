@@ -26,7 +26,7 @@ from benchmark.resolution import resolve
 from benchmark.study import Asked
 from models.transformer import Transformer
 from tasks import Task, TaskConfig
-from tests.benchmark.test_cli import seqbench
+from tests.benchmark.test_cli import inside
 from tests.benchmark.training_run import experiment, options
 
 
@@ -245,26 +245,26 @@ def test_a_users_own_model_and_task_are_trained_reported_and_trained_again(tmp_p
     (tmp_path / "mine.py").write_text(OWN_MODEL)
     (tmp_path / "doubling.py").write_text(OWN_TASK)
     common = ["--results", tmp_path / "results", "--device", "cpu", "--threads", "1", "--wandb", "disabled"]
-    ended = seqbench(
+    code, _, errors = inside(
         "run", f"model.name={tmp_path}/mine.py", "model.width=8", f"task.name={tmp_path}/doubling.py",
         "training.steps=4", "training.validations=2", "training.precision=float32", "--study", "own", *common,
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    assert code == 0, errors
     [path] = (tmp_path / "results").glob("own/runs/*/record.json")
     record = json.loads(path.read_text())
     assert (record["status"], record["steps"], record["training_pairs"]) == ("done", 4, 10)
     assert {score["split"] for score in record["scores"]} == {"validation", "test"}
 
-    ended = seqbench("report", tmp_path / "results" / "own", "--rescore", "--trust-code")
-    assert ended.returncode == 0, ended.stderr
-    assert "1/0/0" in ended.stdout and "mine" in ended.stdout and "doubling" in ended.stdout
+    code, output, errors = inside("report", tmp_path / "results" / "own", "--rescore", "--trust-code")
+    assert code == 0, errors
+    assert "1/0/0" in output and "mine" in output and "doubling" in output
 
     shutil.rmtree(path.parent)
     study = tmp_path / "results" / "own" / "study.yaml"
-    ended = seqbench("run", study, *common)
-    assert ended.returncode == 2 and "--trust-code" in ended.stderr
-    ended = seqbench("run", study, "--trust-code", *common)
-    assert ended.returncode == 0, ended.stderr
+    code, _, errors = inside("run", study, *common)
+    assert code == 2 and "--trust-code" in errors
+    code, _, errors = inside("run", study, "--trust-code", *common)
+    assert code == 0, errors
     again = json.loads(path.read_text())
     for name in ("run_id", "loss_curve_sha256", "weights_sha256", "hypotheses_sha256", "scores"):
         assert again[name] == record[name], name

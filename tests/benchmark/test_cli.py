@@ -209,13 +209,12 @@ def test_what_is_done_stands_for_the_data_as_they_are(tmp_path):
 def test_a_device_that_is_not_there_costs_one_line(device, tmp_path):
     if device == "cuda" and torch_has_cuda():
         pytest.skip("there is one")
-    ended = seqbench(
+    code, output, errors = inside(
         "run", "model=lstm-small", "task=reverse", "training.steps=1", "training.precision=float32",
         "--device", device, "--results", tmp_path / "results",
     )  # fmt: skip
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.count("\n") == 1
-    assert f"no '{device}' here" in ended.stderr
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert f"no '{device}' here" in errors
     assert not list(tmp_path.glob("results/*"))
 
 
@@ -227,13 +226,12 @@ def test_a_model_that_fails_at_the_size_asked_for_costs_one_line(tmp_path):
                  "    def tiny(self):\n        return type(self)(width=16, shift=1)\n\n"
                  "    def build(self, vocabulary_size: int) -> LSTM:\n        1 / self.shift", 1)
     )  # fmt: skip
-    ended = seqbench(
+    code, output, errors = inside(
         "run", f"model.name={tmp_path}/mine.py", "task=reverse", "training.steps=1",
         "training.precision=float32", "--results", tmp_path / "results", "--wandb", "disabled",
     )  # fmt: skip
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.count("\n") == 1
-    assert "ZeroDivisionError" in ended.stderr
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert "ZeroDivisionError" in errors
     assert not list(tmp_path.glob("results/*"))
 
 
@@ -251,14 +249,14 @@ def _write_text(tmp_path):
 
 def _run_text(tmp_path, *fields):
     tasks = [] if any(one.startswith("task.name") for one in fields) else ["task.name=parallel_text"]
-    ended = seqbench(
-        "run", "model=lstm-small", "model.width=16", *tasks, *fields, "task.train=train",
-        "task.validation=valid", "task.test=test", "task.source=en", "task.target=de",
-        "task.vocabulary=symbols", "training.steps=1", "training.precision=float32", "--data-dir", tmp_path,
-        "--results", tmp_path / "results", "--study", "s", "--wandb", "disabled",
-        XDG_CACHE_HOME=str(tmp_path / "cache"),
-    )  # fmt: skip
-    return ended.returncode, ended.stdout, ended.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        return inside(
+            "run", "model=lstm-small", "model.width=16", *tasks, *fields, "task.train=train",
+            "task.validation=valid", "task.test=test", "task.source=en", "task.target=de",
+            "task.vocabulary=symbols", "training.steps=1", "training.precision=float32", "--data-dir",
+            tmp_path, "--results", tmp_path / "results", "--study", "s", "--wandb", "disabled",
+        )  # fmt: skip
 
 
 def test_a_copied_study_does_not_go_on_where_it_was_copied_from(tmp_path):
@@ -285,12 +283,11 @@ def test_a_copied_study_does_not_go_on_where_it_was_copied_from(tmp_path):
 
 
 def _run_tiny(tmp_path):
-    ended = seqbench(
+    return inside(
         "run", "model=lstm-small", "model.width=16", "task=reverse", "task.train_pairs=50",
         "task.validation_pairs=5", "task.test_pairs=5", "training.steps=1", "training.precision=float32",
         "--results", tmp_path / "results", "--study", "s", "--wandb", "disabled",
     )  # fmt: skip
-    return ended.returncode, ended.stdout, ended.stderr
 
 
 @pytest.mark.parametrize("loader", ["!!python/object/apply:os.system", "!!python/name:os.system"])
@@ -409,22 +406,15 @@ def test_a_match_that_no_width_reaches_costs_one_line(tmp_path):
         "training": {"steps": 10, "precision": "float32"}, "match": "parameters",
     }  # fmt: skip
     (tmp_path / "s.yaml").write_text(dump_yaml(study))
-    ended = seqbench(
-        "run",
-        tmp_path / "s.yaml",
-        "--results",
-        tmp_path / "results",
-        "--wandb",
-        "disabled",
-        "--device",
-        "cpu",
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.count("\n") == 1
+    code, output, errors = inside(
+        "run", tmp_path / "s.yaml", "--results", tmp_path / "results", "--wandb", "disabled",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert (code, output, errors.count("\n")) == (2, "", 1)
     closest = (
         r"seqbench: match: transformer cannot have [0-9,]+ parameters within 2%: width [0-9]+ comes closest, "
     )
-    assert re.match(closest, ended.stderr), ended.stderr
+    assert re.match(closest, errors), errors
     assert not list(tmp_path.glob("results/*"))
 
 

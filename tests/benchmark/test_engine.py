@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
+from benchmark.cli import app
 from benchmark.config import ROOT, RunOptions
 from benchmark.engines import local
 from benchmark.engines.child import failed_record
@@ -37,16 +39,33 @@ REQUEST = [
 STEPS = ("training.steps=10", "training.precision=float32")
 
 
-def command(tmp_path, behaviour, *arguments, budget=STEPS, group=None):
-    """Started in a control group, where one is given."""
-    environment = {
-        **os.environ,
+def surroundings(tmp_path, behaviour):
+    return {
         "PYTHONPATH": f"{STUB}{os.pathsep}{ROOT}",
         "SEQBENCH_DATA": "",
         "SEQBENCH_TEST_BEHAVIOUR": json.dumps(behaviour),
         "WANDB_API_KEY": "sentinel-of-a-key",
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The command in this process, which saves its start; its exit code, and what it said."""
+
+    def run(behaviour, *arguments):
+        for name, value in surroundings(tmp_path, behaviour).items():
+            monkeypatch.setenv(name, value)
+        options = [*REQUEST, *STEPS, "--results", str(tmp_path), *arguments]
+        result = CliRunner().invoke(app, ["run", *options])
+        return result.exit_code, result.stderr
+
+    return run
+
+
+def command(tmp_path, behaviour, *arguments, budget=STEPS, group=None):
+    """Started in a process, and in a control group where one is given."""
+    environment = {**os.environ, **surroundings(tmp_path, behaviour)}
     options = [*REQUEST, *budget, "--results", str(tmp_path), *arguments]
     join = [] if group is None else ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh"]
     return subprocess.Popen(
@@ -139,32 +158,28 @@ def test_a_run_that_the_kernel_kills_for_its_memory_is_told_apart(memory_group, 
     assert 2**28 < records(tmp_path)[0].peak_memory_bytes <= 2**30
 
 
-def test_a_folder_that_vanishes_while_a_run_works_is_named(tmp_path):
-    process = command(tmp_path, {0: "vanish"}, "seed=0")
-    _, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 1
+def test_a_folder_that_vanishes_while_a_run_works_is_named(run, tmp_path):
+    code, errors = run({0: "vanish"}, "seed=0")
+    assert code == 1
     assert "Traceback" not in errors
     assert errors.rstrip().split("\n")[-1].startswith(f"seqbench: {tmp_path}/s/runs/"), errors
     assert "could not be written: No such file or directory" in errors
 
 
-def test_a_disk_that_is_full_while_a_run_works_ends_the_study_and_is_no_failure_of_the_run(tmp_path):
-    process = command(tmp_path, {0: "full"}, "seed=0,1")
-    _, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 1, errors
+def test_a_disk_that_is_full_while_a_run_works_ends_the_study_and_is_no_failure_of_the_run(run, tmp_path):
+    code, errors = run({0: "full"}, "seed=0,1")
+    assert code == 1, errors
     assert errors.splitlines()[-1] == "seqbench: x: 5 bytes could not be written: No space left on device"
     assert "Traceback" not in errors
     assert records(tmp_path) == {}
-    again = command(tmp_path, {}, "seed=0,1")
-    _, errors = again.communicate(timeout=HANGS)
-    assert again.returncode == 0, errors
+    code, errors = run({}, "seed=0,1")
+    assert code == 0, errors
     assert {record.status for record in records(tmp_path).values()} == {"done"}
 
 
-def test_a_damaged_record_is_kept_and_made_again_and_one_of_a_newer_seqbench_stays(tmp_path):
+def test_a_damaged_record_is_kept_and_made_again_and_one_of_a_newer_seqbench_stays(run, tmp_path):
     asked = "seed=0,1,2", "measure=train,speed"
-    process = command(tmp_path, {2: "raise"}, *asked)
-    process.communicate(timeout=HANGS)
+    run({2: "raise"}, *asked)
     paths: dict[int | str, Path] = {}
     for path in tmp_path.glob("s/runs/*/record.json"):
         record = read_record(path)
@@ -174,9 +189,8 @@ def test_a_damaged_record_is_kept_and_made_again_and_one_of_a_newer_seqbench_sta
     for name in (1, "speed"):
         paths[name].write_bytes(paths[name].read_bytes().replace(b'schema_version": ', b'schema_version": 9'))
     newer = paths[1].read_bytes(), paths["speed"].read_bytes()
-    again = command(tmp_path, {}, *asked)
-    _, errors = again.communicate(timeout=HANGS)
-    assert again.returncode == 3, errors
+    code, errors = run({}, *asked)
+    assert code == 3, errors
     lines = errors.splitlines()
     kept = "the file was changed or damaged; kept as record.unreadable.json, and the run is made again"
     assert sum(f"{paths[0]}: its checksum does not hold: {kept}" in line for line in lines) == 1
@@ -188,10 +202,9 @@ def test_a_damaged_record_is_kept_and_made_again_and_one_of_a_newer_seqbench_sta
     assert [starts(tmp_path)[paths[seed].parent.name] for seed in (0, 1, 2)] == [2, 1, 2]
 
 
-def test_a_mistake_of_the_user_in_a_run_leaves_no_record_and_the_others_run(tmp_path):
-    process = command(tmp_path, {0: "user"}, "seed=0,1")
-    _, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 3
+def test_a_mistake_of_the_user_in_a_run_leaves_no_record_and_the_others_run(run, tmp_path):
+    code, errors = run({0: "user"}, "seed=0,1")
+    assert code == 3
     assert "seqbench: task.train: no such file\n" in errors
     assert "Traceback" not in errors
     assert list(records(tmp_path)) == [1]
@@ -376,7 +389,14 @@ def test_a_signal_is_heard_while_another_worker_makes_the_study(tmp_path):
 
 @pytest.mark.skipif(available_cores() < 2, reason="needs two cores for two cells at once")
 def test_the_first_failure_ends_the_runs_beside_it(tmp_path):
-    process = command(tmp_path, {0: "sleep", 1: "raise"}, "seed=0,1,2", "--threads", "1", "--fail-fast")
+    process = command(
+        tmp_path,
+        {0: "sleep", 1: "raise beside one that sleeps"},
+        "seed=0,1,2",
+        "--threads",
+        "1",
+        "--fail-fast",
+    )
     _, said = process.communicate(timeout=HANGS)
     assert process.returncode == 3, said
     assert list(records(tmp_path)) == [1], "what was cut off can go on, and is no failure"
@@ -414,10 +434,9 @@ def test_a_child_whose_parent_died_before_it_could_watch_ends(tmp_path):
 
 
 @pytest.mark.parametrize(("option", "made"), [("--fail-fast", [0, 1]), ("--keep-going", [0, 1, 2])])
-def test_the_first_failure_ends_the_study_where_that_is_asked(tmp_path, option, made):
-    process = command(tmp_path, {1: "raise"}, "seed=0,1,2", option)
-    _, said = process.communicate(timeout=HANGS)
-    assert process.returncode == 3
+def test_the_first_failure_ends_the_study_where_that_is_asked(run, tmp_path, option, made):
+    code, said = run({1: "raise"}, "seed=0,1,2", option)
+    assert code == 3
     assert sorted(records(tmp_path)) == made
     assert ("stopped at the first failure" in said) == (option == "--fail-fast")
 
@@ -457,22 +476,18 @@ def test_kills_that_no_run_went_on_from_prove_nothing():
     assert is_broken(whole, {"0" * 16: {"status": "done", "weights": "b"}}, 1)
 
 
-def test_a_line_for_each_run_and_what_is_left(tmp_path):
-    process = command(tmp_path, {1: "raise"}, "model=transformer-small,lstm-small", "seed=0,1")
-    _, said = process.communicate(timeout=HANGS)
+def test_a_line_for_each_run_and_what_is_left(run):
+    _, said = run({1: "raise"}, "model=transformer-small,lstm-small", "seed=0,1")
     lines = [line for line in said.splitlines() if line.startswith("seqbench: [")]
     assert len(lines) == 8
     assert lines[0].startswith("seqbench: [1/4] transformer-small, reverse, seed 0 (run ")
     assert " failed: RuntimeError: the loss\\nhas two lines" in lines[5]
 
 
-def test_speed_is_compared_once_after_the_runs_and_belongs_to_its_threads(tmp_path):
+def test_speed_is_compared_once_after_the_runs_and_belongs_to_its_threads(run, tmp_path):
     def speeds(*arguments):
-        process = command(
-            tmp_path, {}, "model=transformer-small,lstm-small", "measure=train,speed", *arguments
-        )
-        _, errors = process.communicate(timeout=HANGS)
-        assert process.returncode == 0, errors
+        code, errors = run({}, "model=transformer-small,lstm-small", "measure=train,speed", *arguments)
+        assert code == 0, errors
         found = [read_record(path) for path in tmp_path.glob("s/runs/*/record.json")]
         return [list(record.experiments) for record in found if record.kind == "speed"]
 
@@ -483,13 +498,12 @@ def test_speed_is_compared_once_after_the_runs_and_belongs_to_its_threads(tmp_pa
     assert speeds("--threads", "2") == [both, both]
 
 
-def test_a_changed_config_of_a_finished_run_is_refused(tmp_path):
-    command(tmp_path, {}).communicate(timeout=HANGS)
+def test_a_changed_config_of_a_finished_run_is_refused(run, tmp_path):
+    assert run({})[0] == 0
     config = next(tmp_path.glob("s/runs/*/config.yaml"))
     config.write_text(config.read_text().replace("learning_rate: 0.002", "learning_rate: 0.003"))
-    process = command(tmp_path, {})
-    _, errors = process.communicate(timeout=HANGS)
-    assert process.returncode == 2
+    code, errors = run({})
+    assert code == 2
     assert "training.learning_rate is 0.003, was 0.002" in errors
     assert "Traceback" not in errors
 

@@ -19,7 +19,7 @@ from tasks import Task
 from tasks.data.corpus import prepare
 from tasks.grammar import Config as Grammar
 from tests.benchmark.report.records import train_record
-from tests.benchmark.test_cli import seqbench
+from tests.benchmark.test_cli import inside
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["one two three four", "five", "", "six\u2028seven eight nine"]
@@ -287,12 +287,13 @@ TRANSLATION = [
 ]  # fmt: skip
 
 
-def test_a_translation_is_trained_and_scored_as_sacrebleu_itself_scores_it(tmp_path):
-    ended = seqbench(
+def test_a_translation_is_trained_and_scored_as_sacrebleu_itself_scores_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, _, errors = inside(
         "run", *TRANSLATION, "--study", "s", "--results", tmp_path / "results", "--device", "cpu",
-        "--threads", "1", "--wandb", "disabled", XDG_CACHE_HOME=str(tmp_path / "cache"),
+        "--threads", "1", "--wandb", "disabled",
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    assert code == 0, errors
     [path] = (tmp_path / "results").glob("s/runs/*/record.json")
     record = json.loads(path.read_text())
 
@@ -335,7 +336,7 @@ def test_a_translation_is_trained_and_scored_as_sacrebleu_itself_scores_it(tmp_p
     assert record["validation_perplexity_per_word"] == pytest.approx(math.exp(nats / words))
 
     before = path.read_bytes()
-    ended = seqbench("report", tmp_path / "results" / "s", "--rescore")
-    assert ended.returncode == 0, ended.stderr
-    assert f"{len(final)} scores made again, 0 differ" in ended.stderr
+    code, _, errors = inside("report", tmp_path / "results" / "s", "--rescore")
+    assert code == 0, errors
+    assert f"{len(final)} scores made again, 0 differ" in errors
     assert path.read_bytes() == before

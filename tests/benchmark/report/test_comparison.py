@@ -169,7 +169,7 @@ def test_runs_on_several_devices_are_one_table_of_scores_where_that_is_asked_for
     assert cell.median("parameters") == 4_012_345
     study = StudyResults(name="s", train_records=tuple(records), across_devices=True)
     (table, *_) = tables(study)
-    assert "scores alone are compared over devices: 1 run on A Processor @ 2.00GHz, 2 threads; " in "".join(
+    assert "scores alone are compared over devices: 1 run on A Processor @ 2.00GHz, 2 threads, " in "".join(
         table.heading
     )
     assert not any("tokens/s" in column.title for column in table.columns)

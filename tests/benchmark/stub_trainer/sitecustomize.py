@@ -24,6 +24,10 @@ def _run_cell(experiment, run_folder, options):
     behaviour = json.loads(os.environ.get("SEQBENCH_TEST_BEHAVIOUR", "{}")).get(str(experiment.seed), "done")
     with open(run_folder / "starts", "a") as file:
         file.write(f"{os.getpid()}\n")
+    if behaviour == "raise beside one that sleeps":
+        while not list(run_folder.parent.glob("*/sleeping")):
+            time.sleep(0.05)
+        behaviour = "raise"
     if behaviour == "raise":
         raise RuntimeError("the loss\nhas two lines")
     if behaviour == "oom_device":
