@@ -37,7 +37,7 @@ from benchmark.report.study_results import StudyResults
 from benchmark.report.tables import noise_of, speed_tables, study_remarks, topics, train_tables
 from benchmark.store import StorageError, write_atomic
 from benchmark.why.facts import Facts, series_of, unsettled
-from benchmark.why.figures import INTERACTIVE, draw
+from benchmark.why.figures import INTERACTIVE, MAPS, draw
 from benchmark.why.page import count_of, findings
 from benchmark.why.table import further_tables, table_1
 
@@ -253,7 +253,9 @@ def _table_1(study: StudyResults) -> Section:
     with tempfile.TemporaryDirectory() as drawn:
         for name, caption in draw(facts, Path(drawn), without=INTERACTIVE):
             data = base64.b64encode((Path(drawn) / name).read_bytes()).decode()
-            section.items.append({"image": f"data:image/svg+xml;base64,{data}", "caption": caption})
+            kind = "map" if Path(name).stem in MAPS else "lines"
+            image = f"data:image/svg+xml;base64,{data}"
+            section.items.append({"image": image, "kind": kind, "caption": caption})
     return section
 
 

@@ -42,6 +42,8 @@ STYLE = {name: (COLOR_OF[name], mark) for name, mark in MARKS.items()} | trained
 PLAIN = StrMethodFormatter("{x:,.0f}")
 
 
+MAPS = ("matrices", "heads", "sources")
+"""Figures whose colours are values; those of the others only tell things apart."""
 INTERACTIVE = ("depth", "paths", "signal", "time")
 """Figures whose quantities have a chart of their own in the page of a report."""
 

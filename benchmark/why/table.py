@@ -235,7 +235,8 @@ def _passes(facts: Facts) -> Iterator[Table]:
                 Column(
                     title=("parallelism",),
                     note="Parallelism: work over kernel depth at the longest n, how many operations could "
-                    "run side by side on average, beyond what is parallel within each.",
+                    "run side by side on average. What is parallel within an operation is not in it: "
+                    "attention and convolutions take all positions in one, a recurrence each in its own.",
                 ),
             ],
             rows=rows,
