@@ -112,6 +112,7 @@ class Leases:
         self._lock = FileLock(study / ".leases.lock")
 
     def __enter__(self) -> Leases:
+        self._clear()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
@@ -136,6 +137,16 @@ class Leases:
             self._write(run_id, holder)
             self._held[run_id] = holder
             return None
+
+    def _clear(self) -> None:
+        """Remove leases whose holders are gone: one was killed between the record of a run and its lease."""
+        left = [path.parent.name for path in self._study.glob("runs/*/lease.json")]
+        if left:
+            with self._locked():
+                for run_id in left:
+                    seen = self._read(run_id)
+                    if seen is not None and _is_gone(seen):
+                        self._path(run_id).unlink(missing_ok=True)
 
     def is_held(self, run_id: str) -> bool:
         """Whether somebody runs it, as far as can be told at once."""

@@ -63,6 +63,21 @@ def test_a_lease_whose_holder_is_gone_from_here_is_taken_at_once(study, forged):
         assert leases.take(RUN) is None
 
 
+def test_leases_of_the_dead_are_cleared_and_those_of_others_stay(study):
+    """A worker may be killed after the record of a run, which nobody takes up again."""
+    me = Holder.me()
+    forge(study, replace(me, pid=dead_process()))
+    other = study / "runs" / ("f" * 16) / "lease.json"
+    other.parent.mkdir()
+    other.write_text(json.dumps({"holder": asdict(replace(me, kernel="another")), "beats": 3}))
+    with Leases(study) as living:
+        assert not path(study).exists()
+        assert living.take(RUN) is None
+        with Leases(study):
+            assert path(study).exists()
+    assert other.exists()
+
+
 @pytest.mark.parametrize("forged", ["other boot", "other host", "other container"])
 def test_a_silent_holder_elsewhere_is_watched_before_its_lease_is_taken(study, forged):
     me = Holder.me()

@@ -159,11 +159,12 @@ def main(kills: int, seed: int) -> int:
             assert isinstance(record, TrainRecord)
             resumed += record.resumed_times
         differing = [run for run in expected if found.get(run) != expected[run]]
+        left = [path.parent.name for path in killed.glob("s/runs/*/lease.json")]
         sys.stdout.write(
             f"{done} kills, seed {seed}: {len(found)} of {CELLS} runs, {resumed} resumptions, "
-            f"{len(differing)} differ from the undisturbed study; exit code {code}\n"
+            f"{len(differing)} differ from the undisturbed study, {len(left)} leases are left; exit code "
+            f"{code}\n"
         )
-        left = [path.name for path in killed.glob("s/runs/*/lease.json")]
         return int(code != 0 or bool(left) or is_broken(expected, found, resumed))
 
 
