@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import pickle
 import re
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 
 from benchmark import checkpoint, resolution, tracking, trainer
-from benchmark.config import UserError, experiment_from
+from benchmark.config import ROOT, UserError, experiment_from
 from benchmark.device import choose_device
 from benchmark.evaluation import Process, mean_loss
 from benchmark.hypotheses import read_lines
@@ -34,21 +36,33 @@ from benchmark.study import Asked
 from models import Seq2SeqModel
 from tasks.data.module import DataModule
 from tasks.parallel_text import Config as ParallelText
-from tests.benchmark.training_run import STEPS, TRANSLATION, curve_rows, experiment, identity, options, run
+from tests.benchmark.training_run import (
+    STEPS,
+    TRANSLATION,
+    curve_rows,
+    experiment,
+    identity,
+    killed_run,
+    observed_run,
+    options,
+    run,
+)
 
 ARCHITECTURES = ["transformer", "lstm", "convs2s"]
 SCRIPT = Path(__file__).with_name("training_run.py")
 
 
-def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+PROCESSES = multiprocessing.get_context("forkserver")
+"""Each begins where torch and Lightning are loaded already."""
+PROCESSES.set_forkserver_preload(["tests.benchmark.training_run"])
+
+
+def in_a_process(target: Callable[..., None], *arguments: Any, **fields: Any) -> int | None:
+    """How it ended."""
+    process = PROCESSES.Process(target=target, args=arguments, kwargs=fields)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 @pytest.mark.parametrize(
@@ -58,8 +72,7 @@ def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_killed_run_resumes_bit_for_bit(model: str, step: int, tmp_path: Path) -> None:
     """Before a first checkpoint, on the step of a validation, on the last step, and while it is scored."""
     undisturbed = run(experiment(model), tmp_path / "undisturbed")
-    killed = in_a_process(model, str(tmp_path / "killed"), "--killed-at", str(step))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert in_a_process(killed_run, model, tmp_path / "killed", step) == -signal.SIGKILL
     resumed = run(experiment(model), tmp_path / "killed")
     assert undisturbed is not None and resumed is not None
     assert resumed.resumed_times == (0 if step == 1 else 1)
@@ -105,14 +118,18 @@ def test_a_signal_ends_a_run_after_its_step_and_nothing_is_lost(
 @pytest.mark.parametrize("model", ARCHITECTURES)
 def test_two_processes_train_and_score_as_one(model: str, tmp_path: Path) -> None:
     """To rounding; gradients before they are clipped, since Adam and clipping hide their scale."""
-    fields = json.dumps({"model": {"dropout": 0.0}, "task": TRANSLATION})
-    results, gradients, outputs = [], [], []
-    for devices in (1, 2):
-        folder = tmp_path / str(devices)
+    fields = {"model": {"dropout": 0.0}, "task": TRANSLATION}
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
         folder.mkdir()
-        ended = in_a_process(model, str(folder), "--fields", fields, "--devices", str(devices))
-        assert ended.returncode == 0, ended.stderr
-        results.append(json.loads(ended.stdout.strip().split("\n")[-1]))
+    assert in_a_process(observed_run, model, folders[0], 1, **fields) == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(SCRIPT), model, str(folders[1]), "2", json.dumps(fields)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr
+    results, gradients, outputs = [], [], []
+    for folder in folders:
+        results.append(json.loads((folder / "observed.json").read_text()))
         gradients.append(torch.load(folder / "gradients.pt", weights_only=True))
         [path] = folder.glob("results/study/runs/*/hypotheses.test.txt.gz")
         outputs.append(read_lines(path))

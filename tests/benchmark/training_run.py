@@ -1,4 +1,4 @@
-"""One small training run in a process of its own, which prints what must not depend on chance."""
+"""Small training runs, in processes of their own too, and what of them must not depend on chance."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import gzip
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,27 +119,29 @@ def keep_gradients(path: Path) -> None:
     Seq2SeqModule.configure_gradient_clipping = clip_and_keep  # type: ignore[method-assign]
 
 
-def main(model: str, folder: str, *, killed_at: int, devices: int, fields: str) -> None:
-    kill_at(killed_at)
-    keep_gradients(Path(folder) / "gradients.pt")
-    record = run(experiment(model, **json.loads(fields)), Path(folder), devices=devices)
+def killed_run(model: str, folder: Path, step: int) -> None:
+    """Of a process that ends as it does not return from this."""
+    kill_at(step)
+    run(experiment(model), folder)
+
+
+def observed_run(model: str, folder: Path, devices: int, /, **fields: Any) -> None:
+    """Its gradients and what else is compared, as files in `folder`."""
+    keep_gradients(folder / "gradients.pt")
+    record = run(experiment(model, **fields), folder, devices=devices)
     if record is None:
         return
-    losses = [row["value"] for row in curve_rows(record, Path(folder)) if row["quantity"] == "train_loss"]
-    extra = {
-        "resumed_times": record.resumed_times,
-        "bitwise": record.bitwise,
-        "losses": losses,
-        "seconds_of_children": os.times().children_user,
-    }
-    sys.stdout.write(json.dumps({**identity(record), **extra}) + "\n")
+    losses = [row["value"] for row in curve_rows(record, folder) if row["quantity"] == "train_loss"]
+    extra = {"losses": losses, "seconds_of_children": os.times().children_user}
+    (folder / "observed.json").write_text(json.dumps({**identity(record), **extra}))
 
 
 if __name__ == "__main__":
+    # Several processes of one run start this file again, each for itself.
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
-    parser.add_argument("folder")
-    parser.add_argument("--killed-at", type=int, default=0)
-    parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--fields", default="{}")
-    main(**vars(parser.parse_args()))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("devices", type=int)
+    parser.add_argument("fields", type=json.loads)
+    asked = parser.parse_args()
+    observed_run(asked.model, asked.folder, asked.devices, **asked.fields)
