@@ -17,7 +17,7 @@ from benchmark.report.rounding import without_spread
 from benchmark.report.significance import row_name, score_name
 from benchmark.report.study_results import StudyResults
 from benchmark.why.cells import TIMED
-from benchmark.why.facts import BOTH, Facts, Missing, untrained_signals
+from benchmark.why.facts import BOTH, Facts, Missing, for_one_sequence, untrained_signals
 from tasks import VALIDATION
 
 Section = Literal["quality", "curves", "distance", "speed", "layers"]
@@ -442,16 +442,15 @@ def layer_times(facts: Facts) -> Chart | None:
     axes: dict[tuple[float, bool], Axis] = {}
     for layer in TIMED:
         try:
-            rows = facts.seconds(layer, **BOTH)
+            rows = for_one_sequence(facts.seconds(layer, **BOTH))
         except Missing:
             continue
         for row in rows:
-            length, width, batch = (_number(row.conditions[name]) for name in ("n", "d", "batch"))
+            length, width = (_number(row.conditions[name]) for name in ("n", "d"))
             full = bool(row.conditions["full"])
             own = f"{'full' if full else 'one'}_{width:.0f}"
             point = points.setdefault((layer, length), {"series": layer, "subject": layer, "x": length})
-            for name, value in ((own, row.value), (f"{own}_low", row.low), (f"{own}_high", row.high)):
-                point[name] = None if value is None else value / batch
+            point |= {own: row.value, f"{own}_low": row.low, f"{own}_high": row.high}
             axes[width, full] = Axis(
                 field=own,
                 label=f"s for each sequence, {'full batches' if full else 'one at a time'}, d = {width:,.0f}",

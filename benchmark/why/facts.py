@@ -272,10 +272,15 @@ def _length(row: Row) -> float:
 
 def for_one_sequence(rows: Sequence[Row]) -> list[Row]:
     """Seconds of a batch as seconds of one of its sequences."""
-    return [
-        row.model_copy(update={"samples": [one / number(row, "batch") for one in row.samples]})
-        for row in rows
-    ]
+    result = []
+    for row in rows:
+        batch = number(row, "batch")
+        ends = {
+            name: None if end is None else end / batch for name, end in (("low", row.low), ("high", row.high))
+        }
+        samples = [one / batch for one in row.samples]
+        result.append(row.model_copy(update={"value": row.value / batch, "samples": samples, **ends}))
+    return result
 
 
 def two_terms(points: Mapping[tuple[float, float], float]) -> tuple[float, float, float]:

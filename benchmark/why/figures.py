@@ -26,7 +26,16 @@ from benchmark.why.cells import (
     TIMED,
     TIMED_RESTRICTED,
 )
-from benchmark.why.facts import BOTH, FORWARD, Facts, Missing, crossover, number, untrained_signals
+from benchmark.why.facts import (
+    BOTH,
+    FORWARD,
+    Facts,
+    Missing,
+    crossover,
+    for_one_sequence,
+    number,
+    untrained_signals,
+)
 
 MARKS = {
     ATTENTION: "o",
@@ -205,15 +214,12 @@ def _time(facts: Facts) -> Drawn:
     width = widths[-1]
     for axis, full, title in zip(axes, (True, False), ("full batches", "one sequence"), strict=True):
         for name in TIMED:
-            rows = facts.seconds(name, d=width, full=full, **BOTH)
+            rows = for_one_sequence(facts.seconds(name, d=width, full=full, **BOTH))
             rows.sort(key=lambda row: number(row, "n"))
             x = [number(row, "n") for row in rows]
-            batch = [number(row, "batch") for row in rows]
-            y = [row.value / one for row, one in zip(rows, batch, strict=True)]
-            low = [(row.low or row.value) / one for row, one in zip(rows, batch, strict=True)]
-            high = [(row.high or row.value) / one for row, one in zip(rows, batch, strict=True)]
+            low, high = [row.low or row.value for row in rows], [row.high or row.value for row in rows]
             color, mark = STYLE[name]
-            axis.plot(x, y, color=color, marker=mark, markersize=4, label=name)
+            axis.plot(x, [row.value for row in rows], color=color, marker=mark, markersize=4, label=name)
             axis.fill_between(x, low, high, color=color, alpha=0.2)
         axis.set_yscale("log")
         axis.set_title(f"{title}, d = {width:,.0f}", fontsize=9)
