@@ -102,7 +102,7 @@ def ending(command: Callable[P, int]) -> Callable[P, None]:
 
 
 def _exit_code(command: Callable[[], int]) -> int:
-    from benchmark.config import UserError
+    from benchmark.config import Unfinished, UserError
     from benchmark.store import StorageError
 
     try:
@@ -111,6 +111,10 @@ def _exit_code(command: Callable[[], int]) -> int:
     except UserError as error:
         say(str(error))
         return 2
+    except Unfinished as error:
+        if text := str(error):
+            say(text)
+        return error.exit_code
     except StorageError as error:
         say(str(error))
         return 1
@@ -255,32 +259,18 @@ def _run_study(
 
     from benchmark import tracking
     from benchmark.config import UserError
-    from benchmark.engines.local import ChildFailed, Interrupted, NotStored, Refused
+    from benchmark.engines.local import Refused
     from benchmark.running import StudyRun
 
     folder.prepare()
-    try:
-        mode, why = tracking.choose_mode(options.wandb)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    mode, why = tracking.choose_mode(options.wandb)
     options = dataclasses.replace(options, wandb=mode)
     study_run = StudyRun(folder, options, say=say, fail_fast=fail_fast, begins=why)
     try:
         outcome = study_run.run(request)
-    except Interrupted as error:
-        say(f"{error}; started again, the study goes on where it stopped")
-        return error.exit_code
-    except Refused:
-        folder.remove_if_empty()
-        return 2
-    except UserError:
+    except (UserError, Refused):
         folder.remove_if_empty()
         raise
-    except NotStored:
-        return 1
-    except ChildFailed as error:
-        say(str(error))
-        return 1
     _mirror(folder, study_run.options)
     if outcome.exit_code == 2:
         return 2
@@ -489,8 +479,7 @@ def why(
     from dataclasses import replace
 
     from benchmark import tracking
-    from benchmark.config import RunOptions, UserError
-    from benchmark.engines.local import ChildFailed, Interrupted, NotStored, Refused
+    from benchmark.config import RunOptions
     from benchmark.report.study_results import load_study
     from benchmark.store import StudyFolder
     from benchmark.why.facts import Facts
@@ -498,10 +487,7 @@ def why(
     from benchmark.why.page import claim_rows, terminal_page, write_page
 
     threads = _threads(threads)
-    try:
-        mode, line = tracking.choose_mode(wandb.value)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    mode, line = tracking.choose_mode(wandb.value)
     say(line)
     folder = StudyFolder(results, study)
     options = RunOptions(
@@ -513,18 +499,7 @@ def why(
         progress=sys.stderr.isatty(),
         study=study,
     )
-    try:
-        records, code = reproduce(scale.value, folder, options, runs or [], say)
-    except Interrupted as error:
-        say(f"{error}; started again, it goes on where it stopped")
-        return error.exit_code
-    except Refused:
-        return 2
-    except NotStored:
-        return 1
-    except ChildFailed as error:
-        say(str(error))
-        return 1
+    records, code = reproduce(scale.value, folder, options, runs or [], say)
     # The folder may hold those of other machines and scales, of which this page says nothing.
     loaded = replace(load_study(folder.path), layer_records=tuple(records))
     facts = Facts.of(loaded)
@@ -725,10 +700,7 @@ def _rebuild_wandb(folder: Path, output: Path | None) -> int:
 
     if output is not None:
         raise UserError("--output: a report to wandb goes to no file; leave one of the two out")
-    try:
-        mode, why = tracking.choose_mode("auto")
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    mode, why = tracking.choose_mode("auto")
     say(why)
     if mode == "disabled":
         return 3

@@ -59,6 +59,12 @@ class UserError(ValueError):
         super().__init__(one_line(text))
 
 
+class Unfinished(Exception):
+    """Work ended before its end: the command says the text, where there is one, and ends with `exit_code`."""
+
+    exit_code = 1
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True

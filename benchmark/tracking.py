@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from benchmark.config import one_line
+from benchmark.config import UserError, one_line
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -55,9 +55,12 @@ def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mo
     `auto` is the variable WANDB_MODE, else `online`. Without a key that can be one or an answer from the
     server, `online` becomes `offline`: runs are kept on disk, and `wandb sync` uploads them. Takes
     `PROBE_SECONDS` at most.
+
+    Raises:
+        UserError: there is no such mode, or the server's address is none.
     """
     if requested not in ("auto", *MODES):
-        raise ValueError(f"wandb: must be one of auto, {', '.join(MODES)}, got {requested!r}")
+        raise UserError(f"wandb: must be one of auto, {', '.join(MODES)}, got {requested!r}")
     wanted, source = requested, "as asked"
     if requested == "auto":
         wanted, source = _mode_of_environment(env)
@@ -71,7 +74,7 @@ def choose_mode(requested: str, env: Mapping[str, str] = os.environ) -> tuple[Mo
     address = env.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"WANDB_BASE_URL: must be an http or https address, got {address!r}")
+        raise UserError(f"WANDB_BASE_URL: must be an http or https address, got {address!r}")
     missing = _missing_key(parts.hostname, env)
     if missing:
         return "offline", f"wandb is offline ({missing}; `wandb login` sets one, `wandb sync` uploads later)"
@@ -86,7 +89,7 @@ def _mode_of_environment(env: Mapping[str, str]) -> tuple[str, str]:
         return "online", "the default"
     mode = {"dryrun": "offline", "run": "online"}.get(value, value)
     if mode not in MODES:
-        raise ValueError(f"WANDB_MODE: must be one of {', '.join(MODES)}, got {value!r}")
+        raise UserError(f"WANDB_MODE: must be one of {', '.join(MODES)}, got {value!r}")
     return mode, "WANDB_MODE"
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, NamedTuple
 
-from benchmark.config import ROOT, Experiment, RunOptions, experiment_from, one_line
+from benchmark.config import ROOT, Experiment, RunOptions, Unfinished, experiment_from, one_line
 from benchmark.engines import Finished, Started
 from benchmark.engines.child import (
     GRACE_SECONDS,
@@ -64,11 +64,11 @@ _DEVICES = Path("/proc/driver/nvidia/gpus")
 _TERMINAL_CONTROL = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class Interrupted(Exception):
-    """A signal ended the study; started again, it goes on in the run that was cut off."""
+class Interrupted(Unfinished):
+    """A signal ended the study; what ran can go on later."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(f"{signal.Signals(number).name}; started again, it goes on where it stopped")
         self.exit_code = 128 + number
 
 
@@ -76,15 +76,17 @@ class Dismissed(Exception):
     """A child was ended because its work is wanted no more; it leaves no record, and can go on later."""
 
 
-class Refused(Exception):
+class Refused(Unfinished):
     """A child found a mistake of the user, and has said so."""
 
+    exit_code = 2
 
-class NotStored(Exception):
+
+class NotStored(Unfinished):
     """The disk did not take what a child has, and the child has said so; started again, the run goes on."""
 
 
-class ChildFailed(Exception):
+class ChildFailed(Unfinished):
     """A child ended without what it was asked for."""
 
 
