@@ -7,7 +7,7 @@ collection of sentences follows.
 
 BLEU and chrF are tested by sacrebleu itself, and the numbers are those of its command. Its paired bootstrap
 centres the absolute difference instead of the difference, which makes it one-sided in effect: its p is about
-half of a two-sided one, and some 11 % of equal systems differ at 5 %. So nothing is decided by it, but by
+half of a two-sided one, and 11 % to 14 % of equal systems differ at 5 %. So nothing is decided by it, but by
 approximate randomisation, which keeps its level. The accuracies are tested here, both times two-sided.
 """
 

@@ -20,22 +20,7 @@ from benchmark.measure.resampling import (
     seeds_and_sentences,
     sentence_statistics,
 )
-
-WORDS = [f"w{i}" for i in range(200)]
-
-
-def outputs(random, sentences, *error_rates):
-    """References, and for each rate of wrong words an output of them."""
-    references = [" ".join(random.choice(WORDS, random.integers(4, 15))) for _ in range(sentences)]
-    result = [references]
-    for rate in error_rates:
-        result.append(
-            [
-                " ".join(str(random.choice(WORDS)) if random.random() < rate else w for w in line.split())
-                for line in references
-            ]
-        )
-    return result
+from tests.benchmark.measure.sentence_errors import DESIGNS, TESTS, coverage, errors, outputs, single_words
 
 
 @pytest.fixture(scope="module")
@@ -136,23 +121,9 @@ def test_a_drawn_corpus_has_the_score_of_its_sentences():
         assert score == METRICS["bleu"]([first[i] for i in pick], [references[i] for i in pick]).value
 
 
-def single_words(correct):
-    return ["1" if one else "0" for one in correct]
-
-
-@pytest.mark.parametrize(
-    ("test", "count"), [(paired_bootstrap_p, {"samples": 300}), (randomisation_p, {"trials": 300})]
-)
-def test_false_positives_of_accuracies_are_at_most_6_percent(test, count):
-    random = np.random.default_rng(5)
-    references = single_words([True] * 100)
-    found = 0
-    for trial in range(600):
-        easy = random.beta(1, 1, 100)  # both systems know the same sentences
-        first, second = (single_words(random.random(100) < easy) for _ in range(2))
-        p = test("sequence_accuracy", first, second, references, seed=1 + trial, **count)
-        found += p <= 0.05
-    assert 0.02 < found / 600 <= 0.06
+@pytest.mark.parametrize("test", TESTS.values(), ids=TESTS)
+def test_false_positives_of_accuracies_are_at_most_6_percent(test):
+    assert 0.02 < errors(test, "sequence_accuracy", 100, 600) <= 0.06
 
 
 def test_a_true_difference_is_seen():
@@ -175,61 +146,14 @@ def test_sacrebleus_paired_bootstrap_gives_about_half_of_a_two_sided_p():
     assert found == pytest.approx(two_sided / 2, rel=0.3)
 
 
-def corrects(random, *, seeds, sentences, by_sentence, by_seed):
-    """Right or wrong of two equally good models: (seeds, sentences) each, of one test set.
-
-    `by_sentence` is how much (in logits) a model's chance at a sentence is its own, whatever the seed.
-    """
-    easy = random.normal(0, 1.5, sentences)
-    for _ in range(2):
-        logits = easy + random.normal(0, by_sentence, sentences) + random.normal(0, by_seed, (seeds, 1))
-        yield (random.random((seeds, sentences)) < 1 / (1 + np.exp(-logits))).astype(float)
-
-
-def other_sentences_for_each_seed(first, second, random, samples):
-    """The interval that `seeds_and_sentences` is not: sentences drawn anew for each drawn seed."""
-    seeds, sentences = first.shape
-    means = np.zeros(samples)
-    for sample in range(samples):
-        drawn = random.integers(seeds, size=seeds)
-        picked = random.integers(sentences, size=(seeds, sentences))
-        means[sample] = (first - second)[drawn[:, None], picked].mean()
-    return np.quantile(means, [0.025, 0.975])
-
-
-@pytest.mark.parametrize(
-    ("by_sentence", "by_seed", "covered"), [(0.0, 1.5, 0.91), (1.0, 0.5, 0.955), (2.0, 0.1, 0.96)]
-)
-def test_the_interval_over_ten_seeds_and_their_sentences_covers_as_often_as_was_measured(
-    by_sentence, by_seed, covered
-):
-    """Of 2,800 trials: 91 % where the seed matters most, 96 % where the sentence does.
-
-    docs/statistics.md says so to users.
-    """
-    random = np.random.default_rng(77)
-    trials, inside = 400, 0
-    for trial in range(trials):
-        first, second = corrects(random, seeds=10, sentences=100, by_sentence=by_sentence, by_seed=by_seed)
-        interval = seeds_and_sentences(
-            "sequence_accuracy", with_totals(first), with_totals(second), samples=200, seed=1 + trial
-        )
-        inside += interval.low <= 0 <= interval.high
-    assert inside / trials == pytest.approx(covered, abs=0.025)
-
-
-def with_totals(correct):
-    return list(np.stack([correct, np.ones_like(correct)], -1))
+@pytest.mark.parametrize(("design", "covered"), list(zip(DESIGNS, (0.90, 0.95, 0.965), strict=True)))
+def test_the_interval_over_ten_seeds_and_their_sentences_covers_as_docs_say(design, covered):
+    assert coverage("seeds, then sentences", design, trials=400) == pytest.approx(covered, abs=0.025)
 
 
 def test_other_sentences_for_each_seed_would_make_the_interval_too_narrow():
-    random = np.random.default_rng(78)
-    inside = 0
-    for _ in range(100):
-        first, second = corrects(random, seeds=10, sentences=100, by_sentence=2.0, by_seed=0.1)
-        low, high = other_sentences_for_each_seed(first, second, random, 100)
-        inside += low <= 0 <= high
-    assert inside / 100 < 0.85
+    design = "sentences suit one model more"
+    assert coverage("other sentences for each seed", design, trials=100) < 0.85
 
 
 def test_the_interval_is_that_of_a_plain_loop():
