@@ -233,12 +233,12 @@ _COLUMNS = [
     ),
     Column(
         title=("detectable", "difference"),
-        note="Detectable difference: the true one that a paired t-test at 5 % sees four times out of five, "
-        "with as many seeds of this spread.",
+        note="Detectable difference: the true one that this test calls significant four times out of five, "
+        "as the clearest of the pairs, with as many seeds of this spread; none where so few decide nothing.",
     ),
     Column(
         title=("seeds", "needed"),
-        note="Seeds needed: for a difference as large as this one to be detectable, and decidable.",
+        note="Seeds needed: for a difference as large as this one to be detectable.",
     ),
 ]
 

@@ -128,18 +128,31 @@ def test_a_tie_counts_half_and_widens_the_interval():
     assert (found.low, found.high) == pytest.approx((few, many))
 
 
-@pytest.mark.parametrize(("seeds", "effect"), [(3, 3.26), (5, 1.68), (10, 0.9968), (20, 0.6604)])
-def test_the_detectable_difference_is_the_one_that_is_detected(seeds, effect):
-    """Against R's power.t.test(n, sd = 1, power = 0.8, type = "paired"), and by simulation."""
-    found = minimum_detectable_difference(2.0, seeds)
-    assert found == pytest.approx(2 * effect, rel=5e-3)
-    samples = np.random.default_rng(seeds).normal(found, 2.0, (4000, seeds))
-    seen = scipy.stats.ttest_1samp(samples, 0.0, axis=1).pvalue <= 0.05
-    assert 0.78 < seen.mean() < 0.82
+@pytest.mark.parametrize(("seeds", "family"), [(6, 1), (7, 1), (7, 3), (9, 3), (10, 6), (12, 3)])
+def test_the_detectable_difference_is_the_one_that_is_detected(seeds, family):
+    found = minimum_detectable_difference(2.0, seeds, family=family)
+    samples = np.random.default_rng(seeds).normal(found, 2.0, (600, seeds))
+    seen = [sign_flip_p(list(differences)) * family <= 0.05 for differences in samples]
+    assert np.mean(seen) == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize(("seeds", "family"), [(6, 1), (7, 3), (8, 6)])
+def test_where_all_signs_have_to_agree_the_detectable_difference_follows_from_the_normal_distribution(
+    seeds, family
+):
+    exact = scipy.stats.norm.ppf(0.8 ** (1 / seeds))
+    assert minimum_detectable_difference(1.0, seeds, family=family) == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize(("seeds", "effect"), [(15, 0.7789), (20, 0.6604)])
+def test_with_many_seeds_the_detectable_difference_is_that_of_a_t_test(seeds, effect):
+    """Of R's power.t.test(n, sd = 1, power = 0.8, type = "paired")."""
+    assert minimum_detectable_difference(1.0, seeds) == pytest.approx(effect, rel=2e-3)
 
 
 def test_seeds_to_see_a_difference():
     assert minimum_detectable_difference(1.0, 1) == math.inf
+    assert minimum_detectable_difference(1.0, 6, family=3) == math.inf, "none is decided"
     needed = seeds_to_see(0.8, 1.0) or 0
     assert minimum_detectable_difference(1.0, needed) <= 0.8 < minimum_detectable_difference(1.0, needed - 1)
     assert seeds_to_see(-100.0, 1.0) == 6, "no test of fewer seeds can decide anything"

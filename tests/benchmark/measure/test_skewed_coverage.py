@@ -1,5 +1,6 @@
 """The page on statistics tells what simulation gives, and the simulation is of what the reports do."""
 
+import math
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ from benchmark.config import ROOT
 from benchmark.measure.significance import (
     minimum_detectable_difference,
     seeds_to_decide,
+    seeds_to_see,
     sign_flip_p,
     summarise,
 )
@@ -38,13 +40,19 @@ def test_the_page_has_the_numbers_that_are_measured():
 
 def test_the_page_has_the_seeds_that_are_needed_and_what_they_detect():
     text = "\n".join(PAGE)
-    (pairs, seeds) = (
+    pairs, seeds, *_ = (
         numbers(line) for line in PAGE if re.match(r"\| (pairs in the family|seeds) \| [16] ", line)
     )
     assert [seeds_to_decide(int(one)) for one in pairs] == seeds
-    (detectable,) = (numbers(line) for line in PAGE if line.startswith("| detectable "))
-    assert "| seeds | 3 | 5 | 6 | 7 | 10 | 20 |" in text
-    assert [round(minimum_detectable_difference(1.0, n), 2) for n in (3, 5, 6, 7, 10, 20)] == detectable
+    few = (6, 7, 8, 10, 15, 20)
+    assert f"| seeds | {' | '.join(map(str, few))} |" in text
+    some = (0.5, 0.75, 1, 1.5, 2, 3)
+    assert f"| difference | {' | '.join(map(str, some))} |" in text
+    for family, pairs in ((1, "one pair"), (3, "three pairs")):
+        detectable, needed = (line for line in PAGE if line.startswith(f"| {pairs}"))
+        found = [minimum_detectable_difference(1.0, n, family=family) for n in few]
+        assert numbers(detectable) == pytest.approx([one for one in found if one < math.inf], abs=0.02)
+        assert numbers(needed) == [seeds_to_see(one, 1.0, family=family) for one in some]
 
 
 def test_the_simulation_is_of_our_interval_and_test():

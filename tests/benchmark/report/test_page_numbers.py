@@ -11,8 +11,9 @@ import statistics
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
-from scipy import optimize, stats
+from scipy import stats
 
 from benchmark.config import ROOT
 from benchmark.report.curves import with_curves
@@ -204,20 +205,16 @@ def holm(p_values):
     return {p: max(steps[: ordered.index(p) + ordered.count(p)]) for p in ordered}
 
 
-def detectable(deviation, seeds):
-    freedom = seeds - 1
-    critical = stats.t.ppf(0.975, freedom)
-    power = optimize.brentq(lambda mean: stats.nct.sf(critical, freedom, mean) - 0.8, 0.1, 40)
-    return power * deviation / math.sqrt(seeds)
-
-
 def seeds_to_decide(pairs):
     return next(seeds for seeds in itertools.count(1) if 2.0 ** (1 - seeds) * pairs <= 0.05)
 
 
-def seeds_needed(differences, pairs):
-    deviation, mean = statistics.stdev(differences), abs(statistics.fmean(differences))
-    return next(n for n in itertools.count(seeds_to_decide(pairs)) if detectable(deviation, n) <= mean)
+def power(effect, seeds, pairs):
+    """How often sign flips call normal differences significant, of so many standard deviations."""
+    signs = np.array(list(itertools.product((1, -1), repeat=seeds)))
+    draws = np.random.default_rng(99).normal(effect, 1, (5000, seeds))
+    sums = np.abs(draws @ signs.T)
+    return np.mean(np.mean(sums >= sums[:, :1] - 1e-9, axis=1) * pairs <= 0.05)
 
 
 def test_the_significance_is_that_of_the_records(page, records):
@@ -244,10 +241,16 @@ def test_the_significance_is_that_of_the_records(page, records):
                 "p after|Holm": f"{adjusted[p_values[pair]]:.3f}",
                 "these seeds say": f"undecidable with {seeds} seeds (needs {least})",
                 "probability|of first|higher": f"{wins / seeds:.2f} ({share.low:.2f} to {share.high:.2f})",
-                "detectable|difference": without_spread(detectable(statistics.stdev(mine), seeds)),
-                "seeds|needed": f"{seeds_needed(mine, len(sides)):,}",
+                "detectable|difference": "-",
             }
     found = {(row.pop("score"), row.pop("first"), row.pop("second")): row for row in map(dict, pairs.rows)}
+    for where, row in found.items():
+        mine, needed = paired(records, comparison, *where), int(row.pop("seeds|needed").replace(",", ""))
+        effect = abs(statistics.fmean(mine)) / statistics.stdev(mine)
+        if needed <= 10:
+            assert power(effect, needed, len(sides)) > 0.78, where
+        if 8 <= needed <= 11:
+            assert power(effect, needed - 1, len(sides)) < 0.82, where
     assert found == texts
     for name, matrix in zip(names, matrices, strict=True):
         for row in matrix.rows:
