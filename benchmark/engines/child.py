@@ -146,13 +146,12 @@ def _run(folder: RunFolder, experiment: Experiment, options: RunOptions, *, firs
     with loading():
         from benchmark.trainer import Interrupted, run_cell
 
-    if experiment.model_file_sha256 is not None:  # those of the repository are checked by its tests
-        from benchmark.check import preflight_model
+    from benchmark.check import preflight_hooks, preflight_model, preflight_task
 
-        preflight_model(experiment.model_name, experiment.model)
+    # Closed forms of those in the repository are checked by its tests.
+    preflight = preflight_hooks if experiment.model_file_sha256 is None else preflight_model
+    preflight(experiment.model_name, experiment.model)
     if experiment.task_file_sha256 is not None:
-        from benchmark.check import preflight_task
-
         preflight_task(experiment.task_name, experiment.task, options.data_directory)
     try:
         record = run_cell(experiment, folder.path, options)

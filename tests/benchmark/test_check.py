@@ -22,7 +22,9 @@ from benchmark.check.model import (
 )
 from benchmark.check.task import TASK_CHECKS, TaskUnderCheck
 from benchmark.config import UserError, available
+from benchmark.engines import child
 from benchmark.resolution import resolve
+from benchmark.store import RunFolder
 from benchmark.study import Asked
 from models.transformer import Transformer
 from tasks import Task, TaskConfig
@@ -129,6 +131,17 @@ def test_a_model_of_the_repository_that_peeks_is_refused_before_training(tmp_pat
     monkeypatch.setattr(models.transformer.Config, "build", lambda self, size: Peeking(self, size))
     with pytest.raises(UserError, match=r"^model\.name: transformer: decode: position 0 sees its future"):
         resolve(asked, options(tmp_path))
+
+
+def test_a_run_whose_model_of_the_repository_peeks_trains_nothing(tmp_path, monkeypatch):
+    """Where nothing is open in a study, no process but the run's own has looked at it."""
+    monkeypatch.setattr(models.transformer.Config, "build", lambda self, size: Peeking(self, size))
+    one = experiment("transformer")
+    folder = RunFolder(tmp_path / one.run_id())
+    folder.open({"experiment": one.document()})
+    with pytest.raises(UserError, match=r"^model\.name: transformer: decode: position 0 sees its future"):
+        child.run_child(folder.path, options(tmp_path))
+    assert folder.record() is None
 
 
 def test_a_study_looks_at_each_architecture_once(tmp_path, monkeypatch):

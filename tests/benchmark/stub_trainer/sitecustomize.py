@@ -103,7 +103,12 @@ class _Interrupted(Exception):
     exit_code = 143
 
 
+def _no_preflight(*_):
+    """Which would load torch."""
+
+
 _MODULES = {
+    "benchmark.check": dict.fromkeys(("preflight_hooks", "preflight_model", "preflight_task"), _no_preflight),
     "benchmark.measure.speed": {"measure_speed": _measure_speed},
     "benchmark.trainer": {
         "run_cell": _run_cell,
