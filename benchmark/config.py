@@ -103,7 +103,7 @@ class TrainingConfig(_Section):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     """SGD and Nesterov only."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """Decoupled from the gradient (Loshchilov and Hutter 2019)."""
+    """Adam: decoupled from the gradient (Loshchilov and Hutter 2019); SGD and Nesterov: added to it."""
 
     schedule: Literal["inverse_sqrt", "linear", "cosine", "constant", "plateau"] = "linear"
     """Shape of the learning rate after the warm-up."""
@@ -140,6 +140,12 @@ class TrainingConfig(_Section):
             raise ValueError(
                 f"set exactly one budget of {', '.join(BUDGETS)}; got {' and '.join(named) or 'none'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.optimizer == "nesterov" and self.momentum == 0:
+            raise ValueError("optimizer: nesterov takes a momentum above 0, got none; set momentum")
         return self
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -22,6 +23,34 @@ def step_seed(seed: int, step: int, rank: int) -> int:
     """What a step's random numbers start from: a function of these three, so that it can be redone."""
     digest = hashlib.blake2b(f"{seed} {step} {rank}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def optimizer_of(
+    training: TrainingConfig,
+    parameters: Iterable[nn.Parameter],
+    *,
+    fused: bool = True,
+    capturable: bool = False,
+) -> Optimizer:
+    """The optimiser of a run, at its highest rate; the last two are Adam's alone."""
+    if training.optimizer != "adam":
+        return torch.optim.SGD(
+            parameters,
+            lr=training.learning_rate,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+            nesterov=training.optimizer == "nesterov",
+        )
+    # Fused is one kernel over all parameters: the plain form spends most of its time between small ones.
+    return torch.optim.AdamW(
+        parameters,
+        lr=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        eps=training.epsilon,
+        weight_decay=training.weight_decay,
+        fused=fused or None,
+        capturable=capturable,
+    )
 
 
 class Seq2SeqModule(LightningModule):
@@ -46,26 +75,7 @@ class Seq2SeqModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         training = self.training_config
-        parameters = list(self.model.parameters())
-        optimizer: Optimizer
-        if training.optimizer == "adam":
-            # One kernel over all parameters: the plain form spends most of its time between small ones.
-            optimizer = torch.optim.AdamW(
-                parameters,
-                lr=training.learning_rate,
-                betas=(training.beta1, training.beta2),
-                eps=training.epsilon,
-                weight_decay=training.weight_decay,
-                fused=True,
-            )
-        else:
-            optimizer = torch.optim.SGD(
-                parameters,
-                lr=training.learning_rate,
-                momentum=training.momentum,
-                weight_decay=training.weight_decay,
-                nesterov=training.optimizer == "nesterov",
-            )
+        optimizer = optimizer_of(training, self.model.parameters())
 
         def factor(step: int) -> float:
             return rate_factor(training, step) * training.plateau_factor**self.plateau_cuts

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -349,9 +350,10 @@ def _machine(provenance: Provenance) -> dict[str, str | int]:
     return {
         "processor": provenance.processor,
         "device": provenance.device,
-        "devices": provenance.devices,
-        "threads": provenance.threads,
+        "number of devices": provenance.devices,
+        "number of threads": provenance.threads,
         "torch version": provenance.torch_version,
+        "NumPy version": np.__version__,  # which draws dropout's masks
     }
 
 

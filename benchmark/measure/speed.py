@@ -33,7 +33,7 @@ from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
 from benchmark.measure.steps import FLUSH_STEPS, WARMUP_STEPS, StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
-from benchmark.module import Seq2SeqModule, step_seed
+from benchmark.module import Seq2SeqModule, optimizer_of, step_seed
 from benchmark.outcome import resolved_precision
 from benchmark.record import CAPTURED, SpeedRecord, SpeedRow, available_cores, take_provenance, threads_of
 from benchmark.schedule import rate_factor
@@ -105,14 +105,8 @@ class PlainLoop:
         self.training, self.seed, self.device = experiment.training, experiment.seed, device
         self.model = model.to(device).train()
         self.process = Process(device=device, precision=experiment.training.precision)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=self.training.learning_rate,
-            betas=(self.training.beta1, self.training.beta2),
-            eps=self.training.epsilon,
-            weight_decay=self.training.weight_decay,
-            fused=fused or None,
-            capturable=capturable,
+        self.optimizer = optimizer_of(
+            self.training, self.model.parameters(), fused=fused, capturable=capturable
         )
         self.steps = 0
         self.graphs: list[list[torch.cuda.CUDAGraph]] = []

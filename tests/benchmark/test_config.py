@@ -55,6 +55,9 @@ REFUSED = [
         {"model.width": 15}, "model: heads must divide width, got 2 heads and width 15", id="relation"
     ),
     pytest.param(
+        {"training.optimizer": "nesterov"}, "training: optimizer: nesterov takes a momentum", id="momentum"
+    ),
+    pytest.param(
         {"training.schedule": "lineer"},
         "training.schedule: must be 'inverse_sqrt', 'linear', 'cosine', 'constant' or 'plateau', "
         "got 'lineer'; did you mean 'linear'?",

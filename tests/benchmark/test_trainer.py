@@ -65,19 +65,52 @@ def in_a_process(target: Callable[..., None], *arguments: Any, **fields: Any) ->
     return process.exitcode
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "adam": {},
+    "sgd": {"optimizer": "sgd", "learning_rate": 50.0, "schedule": "plateau", "warmup_steps": 2},
+    "nesterov": {"optimizer": "nesterov", "momentum": 0.99, "learning_rate": 0.25, "weight_decay": 0.1},
+}
+
+
 @pytest.mark.parametrize(
-    ("model", "step"),
-    [*((model, 8) for model in ARCHITECTURES), *(("lstm", step) for step in (1, 4, 12, 13))],
+    ("model", "recipe", "step"),
+    [
+        *((model, "adam", 8) for model in ARCHITECTURES),
+        *(("lstm", "adam", step) for step in (1, 4, 12, 13)),
+        ("lstm", "sgd", 11),
+        ("convs2s", "nesterov", 8),
+    ],
 )
-def test_a_killed_run_resumes_bit_for_bit(model: str, step: int, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_bit_for_bit(model: str, recipe: str, step: int, tmp_path: Path) -> None:
     """Before a first checkpoint, on the step of a validation, on the last step, and while it is scored."""
-    undisturbed = run(experiment(model), tmp_path / "undisturbed")
-    assert in_a_process(killed_run, model, tmp_path / "killed", step) == -signal.SIGKILL
-    resumed = run(experiment(model), tmp_path / "killed")
+    one = experiment(model, training=RECIPES[recipe])
+    undisturbed = run(one, tmp_path / "undisturbed")
+    assert in_a_process(killed_run, one, tmp_path / "killed", step) == -signal.SIGKILL
+    resumed = run(one, tmp_path / "killed")
     assert undisturbed is not None and resumed is not None
     assert resumed.resumed_times == (0 if step == 1 else 1)
     assert resumed.bitwise
     assert identity(resumed) == identity(undisturbed)
+
+
+def test_a_rate_is_cut_after_each_validation_that_is_no_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    taken = StepLog.on_train_batch_end
+
+    def watching(self: StepLog, lightning: Any, *arguments: Any) -> None:
+        rates.append(lightning.optimizers[0].param_groups[0]["lr"])
+        taken(self, lightning, *arguments)
+
+    monkeypatch.setattr(StepLog, "on_train_batch_end", watching)
+    losses = iter([3.0, 2.0, 2.0, 2.5, 1.0, 1.5])
+    monkeypatch.setattr(trainer, "mean_loss", lambda *_: (next(losses), 10))
+    recipe = {"schedule": "plateau", "plateau_factor": 0.5, "warmup_steps": 0, "optimizer": "sgd"}
+    assert run(experiment("lstm", training={**recipe, "learning_rate": 0.8, "validations": 6}), tmp_path)
+    # The third, the fourth and the last validation, after steps 6, 8 and 12, are no better; what is seen when
+    # a step is over is the next one's rate, which was set before this one was validated.
+    assert rates == pytest.approx([0.8] * 6 + [0.4] * 2 + [0.2] * 4)
 
 
 def test_architectures_see_the_same_batches(tmp_path: Path) -> None:
@@ -87,6 +120,14 @@ def test_architectures_see_the_same_batches(tmp_path: Path) -> None:
         assert record is not None
         streams.add(record.batch_stream_sha256)
     assert len(streams) == 1
+
+
+def test_a_run_that_goes_on_with_more_threads_is_marked(tmp_path: Path) -> None:
+    one = experiment("lstm")
+    assert in_a_process(killed_run, one, tmp_path, 8) == -signal.SIGKILL
+    resumed = run(one, tmp_path, threads=2)
+    assert resumed is not None and resumed.resumed_times == 1
+    assert (resumed.bitwise, resumed.not_bitwise_because) == (False, "resumed with another number of threads")
 
 
 def test_a_signal_ends_a_run_after_its_step_and_nothing_is_lost(

@@ -119,10 +119,10 @@ def keep_gradients(path: Path) -> None:
     Seq2SeqModule.configure_gradient_clipping = clip_and_keep  # type: ignore[method-assign]
 
 
-def killed_run(model: str, folder: Path, step: int) -> None:
-    """Of a process that ends as it does not return from this."""
+def killed_run(one: Experiment, folder: Path, step: int) -> None:
+    """Of a process that ends with it."""
     kill_at(step)
-    run(experiment(model), folder)
+    run(one, folder)
 
 
 def observed_run(model: str, folder: Path, devices: int, /, **fields: Any) -> None:
