@@ -172,6 +172,7 @@ _RUN_HELP = """Run experiments: those of a study that have no complete record ye
 
 WHAT is a study (a preset, a study file, results/<study>/study.yaml, or a record.json) and any number of
 field=value. A value with commas is an axis of the grid. A model or task of your own is named by its file.
+The command is also called sweep.
 
 \b
 Examples:

@@ -66,7 +66,7 @@ def fetch(url: str, path: Path, *, sha256: str, maximum_bytes: int) -> None:
         maximum_bytes: a longer answer is cut off and refused.
 
     Raises:
-        ValueError: no connection, or what came twice was not the file.
+        ValueError: no connection, what came twice was not the file, or the disk did not take it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,6 +95,9 @@ def fetch(url: str, path: Path, *, sha256: str, maximum_bytes: int) -> None:
                 raise ValueError(f"{url}: {failure}; try again, {ELSEWHERE}")
     except PermissionError:
         raise ValueError(f"{path}: not there, and the folder cannot be written to; fetch {url}") from None
+    except OSError as error:
+        problem = f"could not be written: {error.strerror} (it takes {maximum_bytes:,} bytes at most)"
+        raise ValueError(f"{path}: {problem}; fetch {url} elsewhere, {ELSEWHERE}") from None
 
 
 def _stream(url: str, path: Path, maximum_bytes: int) -> None:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import http.server
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -206,6 +207,17 @@ def test_a_missing_file_and_a_dead_server_are_named(server: Server, tmp_path: Pa
     assert "HTTP Error 404" in refusal(server, tmp_path / "text.gz")
     server.url = "http://127.0.0.1:9/text.gz"
     assert "Connection refused" in refusal(server, tmp_path / "text.gz")
+
+
+def test_a_disk_that_does_not_take_the_file_is_named(server: Server, tmp_path: Path) -> None:
+    server.answers = [body(BODY)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(BODY) // 2, before[1]))
+    try:
+        text = refusal(server, tmp_path / "text.gz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert text.startswith(f"{tmp_path}/text.gz: could not be written: File too large (it takes ")
 
 
 CHILD = """
