@@ -29,6 +29,7 @@ from benchmark.report.layout import Table
 from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
 from benchmark.report.placing import made_aside
 from benchmark.report.published import published_tables
+from benchmark.report.reaching import reaching_tables
 from benchmark.report.run_page import run_document
 from benchmark.report.samples import Samples
 from benchmark.report.search import search_tables
@@ -189,6 +190,7 @@ def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Secti
     ranking.add(*ranking_tables(groups))
     quality = Section("quality", "Quality against speed")
     learning = Section("curves", "Learning curves")
+    learning.add(*reaching_tables(groups, titles, curves))
     distance = Section("distance", "Accuracy against distance")
     speed = Section("speed", "Speed")
     speed.add(*speed_tables(study))
