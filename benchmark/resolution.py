@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.check import preflight_hooks, preflight_model, preflight_task
-from benchmark.config import Experiment, RunOptions, UserError, canonical_json
+from benchmark.config import BUDGETS, Experiment, RunOptions, UserError, canonical_json
 from benchmark.device import choose_device, device_in_use, use_device
 from benchmark.evaluation import Process
 from benchmark.matching import (
@@ -31,19 +31,41 @@ from benchmark.trainer import build_model, corpus_of, quiet
 from tasks.data.module import DataModule
 
 CALIBRATION_ROUNDS = 30
+PRECISION_ROUNDS = 3
 BFLOAT16_GAIN = 1.1
 """How much faster bfloat16 has to be to be chosen."""
 HOPELESS = 3
 """How much slower it may be in its best of two rounds before no further one is waited for."""
 
 
-def measured_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
-    """bfloat16 where it makes training enough faster here, else float32."""
-    return worthwhile_precision(bfloat16_speed(device))
+def measured_precision(
+    experiments: Sequence[Experiment], options: RunOptions
+) -> Literal["float32", "bfloat16"]:
+    """bfloat16 where it makes training of these enough faster here, else float32; the same for all.
+
+    One layer tells first whether it can: where bfloat16 is thirty times slower, models would take minutes to
+    say so. Then the models say whether it does, one of each architecture: small ones on a GPU wait for
+    launches, which bfloat16 adds to.
+    """
+    possible = worthwhile_precision(bfloat16_speed(use_device(options.device, threads_of(options))))
+    if possible == "float32":
+        return possible
+    first: dict[str, Experiment] = {}
+    for one in experiments:
+        first.setdefault(one.model_name, one)
+    speeds = []
+    for one in first.values():
+        both = [
+            replace(one, training=one.training.model_copy(update={"precision": precision}))
+            for precision in ("float32", "bfloat16")
+        ]
+        wide, narrow = seconds_per_step(both, options, rounds=PRECISION_ROUNDS)
+        speeds.append(wide / narrow)
+    return worthwhile_precision(statistics.geometric_mean(speeds))
 
 
 def worthwhile_precision(speed: float) -> Literal["float32", "bfloat16"]:
-    """Given `bfloat16_speed`."""
+    """Given how many times as fast bfloat16 is."""
     return "bfloat16" if speed > BFLOAT16_GAIN else "float32"
 
 
@@ -160,7 +182,8 @@ def _look_at(experiments: Sequence[Experiment], options: RunOptions) -> None:
 def _with_precision(experiments: list[Experiment], options: RunOptions) -> list[Experiment]:
     if all(one.training.precision != "auto" for one in experiments):
         return experiments
-    precision = measured_precision(use_device(options.device, threads_of(options)))
+    undecided = [one for one in experiments if one.training.precision == "auto"]
+    precision = measured_precision(undecided, options)
     return [
         replace(one, training=one.training.model_copy(update={"precision": precision}))
         if one.training.precision == "auto"
@@ -217,7 +240,9 @@ def _what_decides_speed(experiment: Experiment) -> str:
     return canonical_json([*sections, training.optimizer, training.precision, training.gradient_clip is None])
 
 
-def seconds_per_step(experiments: Sequence[Experiment], options: RunOptions) -> list[float]:
+def seconds_per_step(
+    experiments: Sequence[Experiment], options: RunOptions, rounds: int = CALIBRATION_ROUNDS
+) -> list[float]:
     """Seconds of a training step of each, on this device, timed in interleaved, shuffled rounds.
 
     Those of one task and batch size train on the same batches in a round. A machine whose speed drifts then
@@ -233,13 +258,13 @@ def seconds_per_step(experiments: Sequence[Experiment], options: RunOptions) -> 
         if key in works:
             continue
         data = _data(one, options)
-        batches = TimedBatches(data, device, CALIBRATION_ROUNDS, seed=0)
-        far = one.training.model_copy(update={"steps": 10**6, "seconds": None})
+        batches = TimedBatches(data, device, rounds, seed=0)
+        far = one.training.model_copy(update={**dict.fromkeys(BUDGETS), "steps": 10**6})
         model = build_model(one, len(data.corpus.vocabulary))
         works[key] = batches.timed(PlainLoop(replace(one, training=far), model, device, fused=True), clock)
     if not works:
         return []
-    taken = interleaved(works, rounds=CALIBRATION_ROUNDS, warmup=2, seed=0)
+    taken = interleaved(works, rounds=rounds, warmup=2, seed=0)
     together = [statistics.geometric_mean(round_) for round_ in zip(*taken.values(), strict=True)]
     level = statistics.median(together) / STEPS
     share = {

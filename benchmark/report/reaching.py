@@ -77,4 +77,4 @@ def _means(points: Sequence[CurvePoint]) -> list[str]:
         [point.train_seconds for point in points],
     )
     every = (summarise([float(value) for value in values]) for values in quantities)
-    return [mean_text(one.mean, one.half_width) for one in every]
+    return [mean_text(one.mean, one.half_width) if one.half_width else count(one.mean) for one in every]

@@ -418,17 +418,29 @@ def test_budgets_become_steps(tmp_path: Path) -> None:
     assert (seconds.training.steps or 0) >= 1
 
 
-@pytest.mark.parametrize(("speed", "precision"), [(0.04, "float32"), (1.05, "float32"), (2.0, "bfloat16")])
+@pytest.mark.parametrize(
+    ("of_a_layer", "of_models", "precision"),
+    [(0.04, None, "float32"), (1.05, None, "float32"), (2.0, 1.5, "bfloat16"), (2.0, 0.8, "float32")],
+)
 def test_precision_is_measured_once_and_frozen_where_it_is_left_open(
-    speed: float, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    of_a_layer: float,
+    of_models: float | None,
+    precision: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measurements = []
 
     def measured(device: torch.device) -> float:
         measurements.append(device)
-        return speed
+        return of_a_layer
+
+    def timed(self: TimedBatches, loop: PlainLoop, clock: Any) -> Any:
+        assert of_models is not None, "a layer has said enough"
+        return lambda number: 1.0 if loop.process.precision == "float32" else 1 / of_models
 
     monkeypatch.setattr(resolution, "bfloat16_speed", measured)
+    monkeypatch.setattr(TimedBatches, "timed", timed)
     names = ("transformer", "lstm")
     asked = [Asked(experiment=experiment(name, training={"precision": "auto"})) for name in names]
     asked += [Asked(experiment=experiment("convs2s", training={"precision": "bfloat16"}))]
