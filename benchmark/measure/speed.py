@@ -33,7 +33,7 @@ from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
 from benchmark.measure.steps import FLUSH_STEPS, WARMUP_STEPS, StepLog
 from benchmark.measure.timing import Clock, Interval, interleaved, median, ratio
-from benchmark.module import Seq2SeqModule, optimizer_of, step_seed
+from benchmark.module import Seq2SeqModule, optimizer_of, seed_generator, step_seed
 from benchmark.outcome import resolved_precision
 from benchmark.record import CAPTURED, SpeedRecord, SpeedRow, available_cores, take_provenance, threads_of
 from benchmark.schedule import rate_factor
@@ -121,7 +121,7 @@ class PlainLoop:
 
     def step(self, batch: Batch) -> Tensor:
         """One step; the loss before it."""
-        torch.manual_seed(step_seed(self.seed, self.steps, 0))
+        seed_generator(self.device, step_seed(self.seed, self.steps, 0))
         for group in self.optimizer.param_groups:
             group["lr"] = self.training.learning_rate * rate_factor(self.training, self.steps)
         self.steps += 1
