@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from benchmark.config import TrainingConfig
 from benchmark.schedule import rate_factor
@@ -63,47 +62,55 @@ def optimizer_of(
 
 
 class Seq2SeqModule(LightningModule):
-    """Trains a `Seq2SeqModel` with label-smoothed cross-entropy."""
+    """Trains a `Seq2SeqModel` with label-smoothed cross-entropy.
+
+    A step goes through as few of Lightning's hooks as it can: those of its automatic optimisation cost as
+    much as a small model's layer.
+    """
 
     def __init__(self, model: Seq2SeqModel, training: TrainingConfig, seed: int) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self.model, self.training_config, self.seed = model, training, seed
         self.plateau_cuts = 0
         """`plateau` only: how often the rate was cut."""
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        """Cross-entropy in nats per target word of the *global* batch.
+        """One update; the loss before it, in nats per target word of the *global* batch.
 
         Each process divides its own sum by the global count; DDP averages gradients over processes, hence the
         factor.
         """
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
         seed_generator(self.device, step_seed(self.seed, self.global_step, self.global_rank))
         hidden = self.model.decode(batch.target_in, self.model.encode(batch.source, batch.source_mask))
         total = self.model.cross_entropy(hidden, batch.target_out, self.training_config.label_smoothing)
-        return total * (self.trainer.world_size / batch.target_tokens)
+        loss = total * (self.trainer.world_size / batch.target_tokens)
+        optimizer.zero_grad()
+        # What follows computes in the types that the forward pass has chosen.
+        with torch.autocast(self.device.type, enabled=False):
+            self.manual_backward(loss)
+            self.clip()
+            optimizer.step()
+        self._set_rate(optimizer, self.global_step)  # of the next step
+        return loss.detach()
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+    def clip(self) -> None:
+        """Bound the norm of the gradients."""
+        if self.training_config.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.training_config.gradient_clip)
+
+    def configure_optimizers(self) -> Optimizer:
+        optimizer = optimizer_of(self.training_config, self.model.parameters())
+        self._set_rate(optimizer, 0)
+        return optimizer
+
+    def _set_rate(self, optimizer: Optimizer | LightningOptimizer, step: int) -> None:
         training = self.training_config
-        optimizer = optimizer_of(training, self.model.parameters())
-
-        def factor(step: int) -> float:
-            return rate_factor(training, step) * training.plateau_factor**self.plateau_cuts
-
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
-        }
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        # Lightning refuses to under autocast, for fear of a gradient scaler inside the fused optimiser; there
-        # is none for bfloat16.
-        if gradient_clip_val is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        factor = rate_factor(training, step) * training.plateau_factor**self.plateau_cuts
+        for group in optimizer.param_groups:
+            group["lr"] = training.learning_rate * factor
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["plateau_cuts"] = self.plateau_cuts

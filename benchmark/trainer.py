@@ -177,6 +177,8 @@ class Timetable(Callback):
         return self.seconds_before + time.perf_counter() - self._start
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.global_step != len(self.step_log.losses):  # one that Lightning counted in another way
+            raise UserError(f"{self.folder}: made by an older seqbench; remove it to train from the start")
         self.energy.resume()
         if self.stopped_early:  # in an earlier attempt, which `fit` knows nothing of
             trainer.should_stop = True
@@ -384,7 +386,6 @@ def make_trainer(
         strategy="ddp" if devices > 1 else "auto",
         precision="bf16-mixed" if training.precision == "bfloat16" else "32-true",
         max_steps=training.steps,
-        gradient_clip_val=training.gradient_clip,
         callbacks=callbacks,
         logger=logger if logger is not None else False,
         plugins=[checkpoint.SafeCheckpointIO()],

@@ -195,8 +195,9 @@ def test_a_loss_that_is_not_finite_ends_in_a_record_with_its_step(
     honest = Seq2SeqModule.training_step
 
     def poisoned(self: Seq2SeqModule, batch: Any, number: int) -> torch.Tensor:
+        step = self.global_step
         loss = honest(self, batch, number)
-        return loss * math.nan if self.global_step == 2 else loss
+        return loss * math.nan if step == 2 else loss
 
     whole = run(experiment("lstm"), tmp_path / "whole")
     monkeypatch.setattr(Seq2SeqModule, "training_step", poisoned)

@@ -109,14 +109,14 @@ def kill_at(step: int) -> None:
 
 def keep_gradients(path: Path) -> None:
     """Save the gradients of the first step, as they are before they are clipped."""
-    clip = Seq2SeqModule.configure_gradient_clipping
+    clip = Seq2SeqModule.clip
 
-    def clip_and_keep(self: Seq2SeqModule, *arguments: Any, **bound: Any) -> None:
+    def clip_and_keep(self: Seq2SeqModule) -> None:
         if self.global_step == 0 and self.global_rank == 0:
             torch.save({name: parameter.grad for name, parameter in self.named_parameters()}, path)
-        clip(self, *arguments, **bound)
+        clip(self)
 
-    Seq2SeqModule.configure_gradient_clipping = clip_and_keep  # type: ignore[method-assign]
+    Seq2SeqModule.clip = clip_and_keep  # type: ignore[method-assign]
 
 
 def killed_run(one: Experiment, folder: Path, step: int) -> None:
