@@ -42,7 +42,7 @@ from benchmark.report.layout import (
 )
 from benchmark.report.matrices import ranking_remarks
 from benchmark.report.published import published_tables
-from benchmark.report.rounding import count, mean_text, with_half_width, without_spread
+from benchmark.report.rounding import count, mean_text, with_interval, without_spread
 from benchmark.report.search import search_rows, search_tables
 from benchmark.report.significance import (
     families,
@@ -606,8 +606,4 @@ def _ranged(row: SpeedRow | None) -> str:
         return NOT_MEASURED
     if row.low is None or row.high is None:
         return without_spread(row.value)
-    half_width = (row.high - row.low) / 2
-    value, low, high = (
-        with_half_width(one, half_width).partition(" ")[0] for one in (row.value, row.low, row.high)
-    )
-    return f"{value} ({low} to {high})"
+    return with_interval(row.value, row.low, row.high)
