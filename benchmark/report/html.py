@@ -174,17 +174,15 @@ def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
 def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Section]:
     groups = study.groups
     titles = group_titles(study.name, groups)
-    comparison = Section(
-        "comparison",
-        "Comparison",
-        "Shaded: the highest mean (bold), and what these seeds do not tell from it (≈). Rows lead to their "
-        "runs.",
-    )
+    shaded = "Shaded: the highest mean (bold), and what these seeds do not tell from it (≈)."
+    comparison = Section("comparison", "Comparison", f"{shaded} Rows lead to their runs.")
     comparison.add(*train_tables(study))
     if not any(item["table"]["marked"] for item in comparison.items):
         comparison.lead = "Rows lead to their runs."
     ranking = Section("ranking", "What is held equal", lines=ranking_remarks(groups))
     ranking.add(*ranking_tables(groups))
+    if ranking.items:
+        ranking.lead = shaded
     quality = Section("quality", "Quality against speed")
     learning = Section("curves", "Learning curves")
     learning.add(*reaching_tables(groups, titles, curves))
