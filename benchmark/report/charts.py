@@ -453,7 +453,7 @@ def layer_times(facts: Facts) -> Chart | None:
             point |= {own: row.value, f"{own}_low": row.low, f"{own}_high": row.high}
             axes[width, full] = Axis(
                 field=own,
-                label=f"s for each sequence, {'full batches' if full else 'one at a time'}, d = {width:,.0f}",
+                label=f"{'full batches' if full else 'one at a time'} at d = {width:.0f}, s/sequence",
                 log=True,
                 low=f"{own}_low",
                 high=f"{own}_high",

@@ -17,7 +17,7 @@ from benchmark.report.difference import (
 from benchmark.report.escaping import for_terminal
 from benchmark.report.layout import NOT_MEASURED, Column, Table, terminal_lines
 from benchmark.report.pairing import CellName
-from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.rounding import count, with_half_width, with_interval, without_spread
 from benchmark.report.thresholds import Check
 
 MIB, BILLION = 2**20, 10**9
@@ -256,9 +256,7 @@ def _ranged(one: SpeedDifference, value: float, low: float | None, high: float |
     unit = BILLION if one.quantity == _OPERATIONS else 1
     if low is None or high is None:
         return without_spread(value / unit)
-    # the half width is what the interval supports
-    texts = [digits(each / unit, (high - low) / (2 * unit)) for each in (value, low, high)]
-    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+    return with_interval(value / unit, low / unit, high / unit)
 
 
 def _hash_table(hashes: Sequence[HashDifference], cells: Sequence[CellName]) -> Table:

@@ -1,41 +1,31 @@
-"""The charts of a report as files for a paper: SVG or PNG, as wide as a column."""
+"""The charts of a report as files for a paper: SVG or PNG, as wide as a column or a page."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter
 
 from benchmark.report.charts import Axis, Chart, Point, front_field, study_charts
 from benchmark.report.curves import with_curves
-from benchmark.report.drawing import Form, figure_of, save
+from benchmark.report.drawing import STYLE, WIDTH, Form, figure_of, plain_ticks, save
 from benchmark.report.escaping import for_terminal
 from benchmark.report.looks import Look, looks
 from benchmark.report.placing import made_aside
 from benchmark.report.study_results import StudyResults
-from benchmark.store import StorageError
 
-WIDTH, HEIGHT = 3.35, 2.7
-"""Inches: one column of two on a page of A4 or letter."""
+HEIGHT = 2.7
+"""Inches, less a long legend."""
 LEGEND_HEIGHT = 0.16
 """Inches of one of many lines of a legend."""
 LINE_HEIGHT = 0.17
 """Inches of one of many intervals below each other."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 """Those of a page, as far as both have them."""
-STYLE: Any = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 7,
-    "text.parse_math": False,  # names may hold any character
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-}
 
 
 def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: Form) -> list[Path]:
@@ -47,24 +37,20 @@ def write_figures(study: StudyResults, study_folder: Path, folder: Path, form: F
     """
     curves = with_curves((*study.train_records, *study.trials), study_folder)
     names = []
-    try:
-        with made_aside(folder) as new:
-            with rc_context(STYLE):
-                charts = study_charts(study, curves)
-                look = looks(charts)
-                for chart in charts:
-                    for name, x, y in _views(chart):
-                        save(draw_chart(chart, x, y, look), new / f"{name}.{form}", form)
-                        names.append(f"{name}.{form}")
-            if study.layer_records:
-                from benchmark.why.facts import Facts
-                from benchmark.why.figures import draw
+    with made_aside(folder) as new, rc_context(STYLE):
+        charts = study_charts(study, curves)
+        look = looks(charts)
+        for chart in charts:
+            for name, x, y in _views(chart):
+                save(draw_chart(chart, x, y, look), new / f"{name}.{form}", form)
+                names.append(f"{name}.{form}")
+        if study.layer_records:
+            from benchmark.why.facts import Facts
+            from benchmark.why.figures import draw
 
-                names += [name for name, _ in draw(Facts.of(study), new, form)]
-            for name in names:
-                (new / name).replace(folder / name)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+            names += [name for name, _ in draw(Facts.of(study), new, form)]
+        for name in names:
+            (new / name).replace(folder / name)
     return [folder / name for name in names]
 
 
@@ -119,7 +105,7 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None, look: Mapping[str, Look]) 
     for one, side, scale in ((x, axis.xaxis, axis.set_xscale), (y, axis.yaxis, axis.set_yscale)):
         if one.log:
             scale("log")
-            _plain_ticks(side)
+            plain_ticks(side)
         elif max(map(abs, side.get_view_interval())) >= 1e5:
             side.set_major_formatter(EngFormatter())  # 2.5 M, in place of 2.5 and 1e6 somewhere else
     columns = 2 if max(map(len, own), default=0) < 28 else 1
@@ -129,13 +115,6 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None, look: Mapping[str, Look]) 
     told = "filled: on the Pareto front; hollow: dominated" if chart.kind == "scatter" else None
     figure.legend(loc="outside lower center", ncol=columns, title=told, title_fontsize=7)
     return figure
-
-
-def _plain_ticks(side: Any) -> None:
-    """Numbers as they are, in place of powers of ten, also where less than one of ten is shown."""
-    side.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    side.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,g}"))
-    side.set_minor_formatter(NullFormatter())
 
 
 def _intervals(points: Sequence[Point], x: Axis, look: Mapping[str, Look]) -> Figure:
@@ -155,7 +134,7 @@ def _intervals(points: Sequence[Point], x: Axis, look: Mapping[str, Look]) -> Fi
     axis.set_xlabel(for_terminal(x.label))
     if x.log:
         axis.set_xscale("log")
-        _plain_ticks(axis.xaxis)
+        plain_ticks(axis.xaxis)
     return figure
 
 

@@ -95,7 +95,8 @@ VARIANTS = (
     Variant(
         name="bleu",
         title=("BLEU",),
-        note="BLEU: sacrebleu's default: cased, tokeniser 13a, raw reference.",
+        note="BLEU: sacrebleu's default: cased, tokeniser 13a, raw reference; multi-bleu.perl gives the same "
+        "where both sides are so tokenised.",
         score=_recorded("bleu"),
     ),
     Variant(

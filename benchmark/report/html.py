@@ -36,7 +36,7 @@ from benchmark.report.search import search_tables
 from benchmark.report.significance import significance_tables
 from benchmark.report.study_results import StudyResults
 from benchmark.report.tables import noise_of, speed_tables, study_remarks, topics, train_tables
-from benchmark.store import StorageError, write_atomic
+from benchmark.store import write_atomic
 from benchmark.why.facts import Facts, series_of, unsettled
 from benchmark.why.figures import INTERACTIVE, MAPS, draw
 from benchmark.why.page import count_of, findings
@@ -104,18 +104,15 @@ def write_pages(
     environment = _environment()
     records = (*study.train_records, *study.trials)
     curves = with_curves(records, study_folder)
-    try:
-        with made_aside(folder) as new:
-            (new / "runs").mkdir()
-            template = environment.get_template("run.html.j2")
-            for record in progress(records):
-                document = run_document(study, curves.get(record.run_id, record), samples)
-                text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
-                (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
-            write_atomic(new / "index.html", index_page(study, curves).encode())
-            _replace(new, folder)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be written: {error.strerror}") from error
+    with made_aside(folder) as new:
+        (new / "runs").mkdir()
+        template = environment.get_template("run.html.j2")
+        for record in progress(records):
+            document = run_document(study, curves.get(record.run_id, record), samples)
+            text = template.render(style=_asset("page.css"), shell=_asset("shell.js"), **document)
+            (new / "runs" / f"{record.run_id}.html").write_text(text, encoding="utf-8")
+        write_atomic(new / "index.html", index_page(study, curves).encode())
+        _replace(new, folder)
     return folder / "index.html"
 
 
@@ -177,17 +174,15 @@ def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
 def _sections(study: StudyResults, curves: dict[str, TrainRecord]) -> list[Section]:
     groups = study.groups
     titles = group_titles(study.name, groups)
-    comparison = Section(
-        "comparison",
-        "Comparison",
-        "Shaded: the highest mean (bold), and what these seeds do not tell from it (≈). Rows lead to their "
-        "runs.",
-    )
+    shaded = "Shaded: the highest mean (bold), and what these seeds do not tell from it (≈)."
+    comparison = Section("comparison", "Comparison", f"{shaded} Rows lead to their runs.")
     comparison.add(*train_tables(study))
     if not any(item["table"]["marked"] for item in comparison.items):
         comparison.lead = "Rows lead to their runs."
     ranking = Section("ranking", "What is held equal", lines=ranking_remarks(groups))
     ranking.add(*ranking_tables(groups))
+    if ranking.items:
+        ranking.lead = shaded
     quality = Section("quality", "Quality against speed")
     learning = Section("curves", "Learning curves")
     learning.add(*reaching_tables(groups, titles, curves))

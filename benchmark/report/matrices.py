@@ -103,8 +103,7 @@ def _rankings(every: Sequence[Group]) -> list[Table]:
                     *(
                         Column(
                             title=(f"equal {group.conditions.match}",),
-                            note="Place by the mean over seeds, and the mean ± half its 95 % t-interval; "
-                            "shaded: the highest, and what these seeds do not tell from it (≈).",
+                            note="Place by the mean over seeds, and the mean ± half its 95 % t-interval.",
                         )
                         for group in every
                     ),

@@ -18,6 +18,12 @@ def with_half_width(value: float, half_width: float) -> str:
     return f"{_fixed(value, decimals)} ± {_fixed(half_width, decimals)}"
 
 
+def with_interval(value: float, low: float, high: float) -> str:
+    """`34.91 (34.39 to 35.43)`: all three to the decimal that half of the interval allows."""
+    ends = (with_half_width(one, (high - low) / 2).partition(" ")[0] for one in (value, low, high))
+    return "{} ({} to {})".format(*ends)
+
+
 def mean_text(mean: float, half_width: float | None) -> str:
     """A mean and half its interval, to the digits that this allows; one seed has none."""
     return without_spread(mean) if half_width is None else with_half_width(mean, half_width)

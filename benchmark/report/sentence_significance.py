@@ -30,7 +30,7 @@ from benchmark.record import TrainRecord
 from benchmark.report.comparison import Cell, Group, group_titles
 from benchmark.report.heading import runs_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Table
-from benchmark.report.rounding import count, with_half_width
+from benchmark.report.rounding import count, with_interval
 from benchmark.report.significance import (
     PAIR_COLUMNS,
     Pair,
@@ -283,12 +283,7 @@ def _spread(p_values: Sequence[float]) -> str:
 def _interval_text(interval: Interval | None) -> str:
     if interval is None:
         return NOT_MEASURED
-    half_width = (interval.high - interval.low) / 2
-    mean, low, high = (
-        with_half_width(value, half_width).partition(" ")[0]
-        for value in (interval.mean_difference, interval.low, interval.high)
-    )
-    return f"{mean} ({low} to {high})"
+    return with_interval(interval.mean_difference, interval.low, interval.high)
 
 
 def sentence_rows(found: SentenceSignificance) -> list[dict[str, Any]]:

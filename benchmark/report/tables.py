@@ -40,9 +40,9 @@ from benchmark.report.layout import (
     metric_title,
     terminal_lines,
 )
-from benchmark.report.matrices import ranking_remarks
+from benchmark.report.matrices import ranking_remarks, ranking_tables
 from benchmark.report.published import published_tables
-from benchmark.report.rounding import count, mean_text, with_half_width, without_spread
+from benchmark.report.rounding import count, mean_text, with_interval, without_spread
 from benchmark.report.search import search_rows, search_tables
 from benchmark.report.significance import (
     families,
@@ -105,9 +105,11 @@ def flat_rows(study: StudyResults) -> dict[str, list[dict[str, Any]]]:
 
 
 def _claims(study: StudyResults) -> list[dict[str, Any]]:
-    """The ledger of a study with measurements of layers, without its lists."""
+    """The ledger of a study with measurements of layers, its lists as texts."""
     ledger = claim_rows(Facts.of(study)) if study.layer_records else []
-    return [{name: value for name, value in row.items() if not isinstance(value, list)} for row in ledger]
+    return [
+        {**row, "conditions": "; ".join(row["conditions"]), "runs": " ".join(row["runs"])} for row in ledger
+    ]
 
 
 def csv_tables(study: StudyResults) -> dict[str, str]:
@@ -142,12 +144,16 @@ def write_csv(study: StudyResults, folder: Path) -> list[Path]:
 
 
 def tables(study: StudyResults) -> list[Table]:
-    """The tables of a study: its runs, one table for each set of conditions; which of their differences
-    are significant; its speed records; beside them what is published; and what was measured of layers.
+    """The tables of a study: its runs, one table for each set of conditions; the order of its models under
+    each thing held equal; which of their differences are significant; its speed records; beside them what is
+    published; and what was measured of layers.
+
+    A matrix of the significant differences has the same numbers, and more columns than paper has room for.
     """
     return [
         *search_tables(study),
         *train_tables(study),
+        *ranking_tables(study.groups),
         *significance_tables(study.groups, group_titles(study.name, study.groups)),
         *speed_tables(study),
         *published_tables(topics(study)),
@@ -606,8 +612,4 @@ def _ranged(row: SpeedRow | None) -> str:
         return NOT_MEASURED
     if row.low is None or row.high is None:
         return without_spread(row.value)
-    half_width = (row.high - row.low) / 2
-    value, low, high = (
-        with_half_width(one, half_width).partition(" ")[0] for one in (row.value, row.low, row.high)
-    )
-    return f"{value} ({low} to {high})"
+    return with_interval(row.value, row.low, row.high)

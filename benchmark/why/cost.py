@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from benchmark.record import Record, TrainRecord
 from benchmark.report.comparison import Cell, Group
+from benchmark.report.heading import plural
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.published import published_tables
 from benchmark.report.rounding import count, mean_text, without_spread
@@ -48,16 +49,19 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
                     "runs side by side are each charged with all; median over seeds.",
                 ),
                 Column(
-                    title=("as the", "paper counts"),
+                    title=("operations", "as the", "paper counts"),
                     note="As the paper counts: seconds x a sustained rate of operations, an estimate and no "
                     "count. The paper assumes that rate for each kind of GPU; here it is the peak of matrix "
-                    "products that was measured on the same device with as many threads and in the same "
-                    "precision, and the figure is missing "
-                    "where none was.",
+                    "products that was measured on the same device in the same precision, on a processor "
+                    "with as many threads. Where none was, the figure is missing: seqbench run speed "
+                    "measures one, there, with --threads and training.precision as of these runs.",
                 ),
             ],
             rows=rows,
             labels=2,
+            remarks=_without_peak(
+                facts, [cell for study in translations for group in study.groups for cell in group.comparable]
+            ),
         )
         yield from published_tables(["table-2"])
     for study in facts.beside:
@@ -87,7 +91,7 @@ def _titled(study: StudyResults, group: Group) -> str:
 def _made(group: Group) -> str:
     """On what its runs were trained, for how long, and how they ended."""
     conditions = group.conditions
-    threads = f"{conditions.threads} thread{'' if conditions.threads == 1 else 's'}"
+    threads = plural(conditions.threads, "thread")
     steps = sorted({number for record in group.records if (number := _budget(record)) is not None})
     budget = " to ".join(f"{one:,}" for one in dict.fromkeys([*steps[:1], *steps[-1:]]))
     ends = Counter(record.status for record in group.records)
@@ -132,8 +136,8 @@ def _operations(cell: Cell) -> float | None:
 
 
 def _peak(facts: Facts, cell: Cell) -> float | None:
-    """The most operations per second of matrix products that were measured on the device that trained, with
-    as many threads and in its precision: with the layers, or with the speed of a study beside.
+    """The most operations per second of matrix products that were measured on the device that trained, in the
+    same conditions: with the layers, or with the speed of a study beside.
     """
     trained = _conditions(cell.done[0])
     layers = [record for record in facts.records if record.kind == "utilisation"]
@@ -153,9 +157,20 @@ def _peak(facts: Facts, cell: Cell) -> float | None:
     return max(found, default=None)
 
 
-def _conditions(record: Record) -> tuple[str, int, str]:
+def _without_peak(facts: Facts, cells: Sequence[Cell]) -> list[str]:
+    """What the paper's count of cost lacks."""
+    missing = dict.fromkeys(
+        ", ".join(_conditions(cell.done[0])) for cell in cells if cell.done and _peak(facts, cell) is None
+    )
+    return [f"no peak of matrix products was measured on {'; '.join(missing)}"] if missing else []
+
+
+def _conditions(record: Record) -> tuple[str, str, str]:
+    """What a peak depends on: on a processor its threads, which only launch the work of a GPU."""
     one = record.provenance
-    return one.device, one.threads * one.devices, one.precision
+    on_gpu = one.device_memory_bytes is not None
+    parts = plural(one.devices, "device") if on_gpu else plural(one.threads * one.devices, "thread")
+    return one.device, parts, one.precision
 
 
 def _variation(group: Group, cell: Cell) -> list[str]:
@@ -163,7 +178,7 @@ def _variation(group: Group, cell: Cell) -> list[str]:
     return [
         cell.label or cell.model,
         str(len(cell.done)),
-        NOT_MEASURED if loss is None else f"{loss:.3f}",
+        NOT_MEASURED if loss is None else without_spread(loss),
         _bleu(group, cell),
         NOT_MEASURED if parameters is None else count(round(parameters / 1e6, 1)),
     ]

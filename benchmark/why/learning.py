@@ -15,7 +15,7 @@ from benchmark.measure.significance import EXACT_SEEDS, PairedComparison, compar
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import quantity
 from benchmark.report.comparison import Cell, Group, groups
-from benchmark.report.rounding import mean_text, with_half_width, without_spread
+from benchmark.report.rounding import mean_text, with_half_width, with_interval, without_spread
 from benchmark.report.significance import Family, families
 from benchmark.why.facts import Facts, Missing
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, Word, because
@@ -370,8 +370,7 @@ def trains_faster(facts: Facts) -> Finding:
                 )
                 marked = ", the machine was shared" if record.noisy else ""
                 effects.append(
-                    f"{study.name}: {other} {without_spread(row.value)} times, "
-                    f"{without_spread(row.low)} to {without_spread(row.high)} "
+                    f"{study.name}: {other} {with_interval(row.value, row.low, row.high)} times "
                     f"(A/A {noise:.3f}, {record.provenance.device}{marked})"
                 )
             words += [_against_all(others)] if others else []

@@ -11,6 +11,7 @@ from benchmark.config import RunOptions
 from benchmark.device import choose_device, device_in_use, devices_there
 from benchmark.engines.local import Supervisor, run_layer_cells
 from benchmark.record import LayerRecord, TrainRecord
+from benchmark.report.placing import made_aside
 from benchmark.request import request_from
 from benchmark.running import StudyRun
 from benchmark.store import StudyFolder
@@ -28,11 +29,14 @@ def reproduce(
         Interrupted: a signal came; what is measured is kept.
         UserError: a mistake in what was asked for, or a run is not done or has no weights that fit.
         Refused, ChildFailed: the study could not be made.
+        StorageError: the folder of its page cannot be written.
     """
     more = trained_cells(options.results, runs)
     for run in dict.fromkeys(cell.settings["run"] for cell in more if folder.result(cell.run_id) is None):
         trained_model(run_folder(run, options.results))  # before hours are spent on the rest
     folder.prepare()
+    with made_aside(folder.path / "report"):
+        pass  # what could not be shown is not measured
     # Inputs and weights alike: bfloat16 is what a GPU has its matrix units for.
     precision: Precision = "bfloat16" if choose_device(options.device).type == "cuda" else "float32"
     there, every = devices_there(options), cells(scale, device_in_use(options), precision)

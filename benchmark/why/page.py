@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmark.report.escaping import for_markdown, for_terminal
 from benchmark.report.layout import Column, Table, markdown_lines, terminal_lines
+from benchmark.report.placing import made_aside
 from benchmark.store import write_atomic
 from benchmark.why.claims import CLAIMS, Claim
 from benchmark.why.facts import Facts, unsettled
@@ -78,15 +79,26 @@ def count_of(ledger: Sequence[tuple[Claim, Finding]]) -> str:
 
 
 def write_page(facts: Facts, folder: Path, scale: str) -> Path:
-    """`why.md` with its figures beside it; the path of the page.
+    """`why.md` with its figures beside it; the path of the page. What is there stays until all is whole, and
+    figures that are no longer drawn go.
 
     Raises:
         StorageError: it cannot be written.
     """
-    from benchmark.why.figures import draw  # takes matplotlib, which tables do without
+    from benchmark.why.figures import FIGURES, draw  # takes matplotlib, which tables do without
 
-    folder.mkdir(parents=True, exist_ok=True)
-    figures = draw(facts, folder)
+    with made_aside(folder) as new:
+        figures = draw(facts, new)
+        write_atomic(new / "why.md", _page(facts, figures, scale).encode())
+        drawn = [name for name, _ in figures]
+        for name in (*drawn, "why.md"):
+            (new / name).replace(folder / name)
+        for name in {f"{name}.svg" for name in FIGURES} - set(drawn):
+            (folder / name).unlink(missing_ok=True)
+    return folder / "why.md"
+
+
+def _page(facts: Facts, figures: Sequence[tuple[str, str]], scale: str) -> str:
     ledger = findings(facts)
     lines = [
         "# Why self-attention, measured",
@@ -117,9 +129,7 @@ def write_page(facts: Facts, folder: Path, scale: str) -> Path:
         for name, caption in figures:
             lines += [f"![{for_markdown(caption)}]({name})", "", for_markdown(caption), ""]
     lines += ["## How it was measured", "", *_provenance(facts)]
-    page = folder / "why.md"
-    write_atomic(page, ("\n".join(lines) + "\n").encode())
-    return page
+    return "\n".join(lines) + "\n"
 
 
 def _details(claim: Claim, finding: Finding) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmark.measure.significance import summarise
 from benchmark.record import LayerRecord, Row
-from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, VERMILION, figure_of
+from benchmark.report.drawing import BLUE, COLOR_OF, GUIDE, VERMILION, WIDTH, figure_of, panels, plain_ticks
 from benchmark.report.escaping import for_terminal
 from benchmark.why.facts import Facts, Missing, number
 from benchmark.why.learning import DISTANCE_TASKS, Distances, distances
@@ -32,8 +33,8 @@ def accuracy(facts: Facts) -> tuple[Figure, str]:
     tasks = [task for task, models in found.items() if models]
     if not tasks:
         raise Missing("nothing was trained")
-    figure = figure_of(4.6 * len(tasks), 3.2)
-    for axis, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
+    figure, axes = panels(len(tasks), 2, 2.7)
+    for axis, task in zip(axes, tasks, strict=True):
         for model, one in found[task].items():
             every = {**one.trained, **one.beyond}
             summaries = [summarise(list(values.values())) for values in every.values()]
@@ -46,12 +47,11 @@ def accuracy(facts: Facts) -> tuple[Figure, str]:
             )  # fmt: skip
         longest = max(max(one.trained) for one in found[task].values())
         axis.axvline(longest, color=GUIDE, linestyle=":")
-        axis.set_title(f"{task} (trained up to distance {longest})", fontsize=9)
-        axis.set_xlabel("distance")
+        axis.set_title(f"{task} (trained up to distance {longest})")
+        axis.set_xlabel("distance, positions")
         axis.set_ylabel("accuracy, %")
         axis.set_ylim(-3, 103)
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize=7)
+        axis.legend()
     return figure, (
         "Accuracy against the distance that a task asks to bridge, mean over seeds with 95 % interval; right "
         "of the dotted line beyond what training has shown."
@@ -69,13 +69,12 @@ def signal(facts: Facts) -> tuple[Figure, str]:
     if not records:
         raise Missing("no signal of a trained model was measured")
     by_model: dict[str, list[LayerRecord]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record.subject.partition(" on ")[::-1]):
         by_model.setdefault(record.subject.partition(", seed")[0], []).append(record)
-    figure = figure_of(2.7 * len(by_model), 2.6)
-    axes = figure.subplots(1, len(by_model), sharey=True, squeeze=False)
+    figure, axes = panels(len(by_model), 3, 2.2, sharey=True)
     for axis, (name, record) in (
         (axis, (name, record))
-        for axis, (name, seeds) in zip(axes[0], by_model.items(), strict=True)
+        for axis, (name, seeds) in zip(axes, by_model.items(), strict=True)
         for record in seeds
     ):
         rows = [row for row in record.rows if row.quantity == "norm" and row.conditions["from"] == "source"]
@@ -89,12 +88,14 @@ def signal(facts: Facts) -> tuple[Figure, str]:
             if points:
                 label = f"{training} training" if record is by_model[name][0] else None
                 axis.plot(*zip(*points, strict=True), line, color=color, linewidth=0.7, label=label)
-        axis.set_title(for_terminal(name).replace(" on ", "\non "), fontsize=7)
+        axis.set_title(for_terminal(name).replace(" on ", "\non "))
         axis.set_yscale("log")
-        axis.set_xlabel("distance")
-        axis.grid(alpha=0.25)
-    axes[0][0].set_ylabel("norm of d output / d source")
-    axes[0][0].legend(fontsize=6)
+        axis.set_xlabel("distance, positions")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plain_ticks(axes[0].yaxis)
+    figure.supylabel("norm of d output / d source", fontsize="medium")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncol=2)
     return figure, "What reaches the answer from the source, before training and after; a line for each seed."
 
 
@@ -103,12 +104,13 @@ def heads(facts: Facts) -> tuple[Figure, str]:
     record, rows = _first(facts, "encoder")
     words = _words(record)["source"]
     layers, number_of_heads = (int(max(number(row, name) for row in rows)) for name in ("layer", "head"))
-    figure = figure_of(1.1 + 1.7 * number_of_heads, 0.6 + 1.7 * layers)
+    side = 2 * WIDTH / (number_of_heads + 1)
+    figure = figure_of(2 * WIDTH, 0.6 + side * layers)
     axes = figure.subplots(layers, number_of_heads, squeeze=False)
     for layer, line in enumerate(axes, 1):
         for head, axis in enumerate(line, 1):
             image = axis.imshow(_matrix(rows, layer, head), cmap="viridis", vmin=0, vmax=1)
-            axis.set_title(f"layer {layer}, head {head}", fontsize=6)
+            axis.set_title(f"layer {layer}, head {head}")
             _label(axis, words if head == 1 else [], words if layer == layers else [])
     figure.colorbar(image, ax=axes, shrink=0.5, label="weight")
     return figure, f"Where the heads of an encoder look: from the word at the left ({record.subject})."
@@ -124,15 +126,14 @@ def sources(facts: Facts) -> tuple[Figure, str]:
             continue
     if not chosen:
         raise Missing("no attention was measured")
-    figure = figure_of(6.4, 0.9 + 1.1 * len(chosen))
-    axes = figure.subplots(len(chosen), 1, squeeze=False)
-    for axis, (record, rows) in zip(axes[:, 0], chosen, strict=True):
+    figure, axes = panels(len(chosen), 1, 1.4)
+    for axis, (record, rows) in zip(axes, chosen, strict=True):
         words = _words(record)
         last = int(max(number(row, "layer") for row in rows))
         count = int(max(number(row, "head") for row in rows))
         mean = np.mean([_matrix(rows, last, head) for head in range(1, count + 1)], axis=0)
         axis.imshow(mean, cmap="viridis", vmin=0, vmax=1, aspect="auto")
-        axis.set_title(for_terminal(record.subject), fontsize=7)
+        axis.set_title(for_terminal(record.subject))
         _label(axis, words["target"], words["source"])
     return figure, "Where the target looks in the source: last layer, heads averaged."
 
@@ -177,6 +178,7 @@ def _matrix(rows: Sequence[Row], layer: int, head: int) -> Any:
 
 
 def _label(axis: Any, down: Sequence[str], across: Sequence[str]) -> None:
+    axis.grid(visible=False)
     axis.set_yticks(range(len(down)), down, fontsize=5)
     axis.set_xticks(range(len(across)), across, fontsize=5, rotation=90)
     if not down:

@@ -119,8 +119,8 @@ def test_times_of_layers_stand_for_one_sequence_at_every_width() -> None:
     facts = Facts(records())
     chart = layer_times(facts)
     assert chart is not None and len(chart.y) == 6
-    assert chart.y[0].label == "s for each sequence, full batches, d = 256"
-    assert chart.y[1].label == "s for each sequence, one at a time, d = 256"
+    assert chart.y[0].label == "full batches at d = 256, s/sequence"
+    assert chart.y[1].label == "one at a time at d = 256, s/sequence"
     (point,) = (one for one in chart.points if (one["series"], one["x"]) == (ATTENTION, 64))
     (row,) = facts.seconds(ATTENTION, n=64, d=256, full=True, **BOTH)
     assert row.conditions["batch"] == 64 and row.low is not None

@@ -24,6 +24,7 @@ from benchmark.store import StorageError
 from tests.benchmark.report.records import scores, speed_record, train_record
 from tests.benchmark.report.test_charts import timed
 from tests.benchmark.report.test_html import runs
+from tests.benchmark.why import synthetic
 
 
 @pytest.fixture
@@ -43,9 +44,20 @@ def test_every_quantity_has_its_file_and_twice_gives_the_same_bytes(folder, tmp_
     assert {"quality-1-test-bleu-by-train", "curves-1-validation-bleu-by-step"} <= names
     assert {"curves-1-validation-loss-by-step", "curves-1-validation-bleu-by-seconds"} <= names
     assert any(name.startswith("speed-") for name in names)
-    for path in (tmp_path / "a").glob("*.svg"):
+
+
+def test_a_figure_is_as_wide_as_a_column_or_a_page(study_folder, tmp_path):
+    layers = [
+        record.model_copy(update={"run_id": f"{0xF000 + number:016x}"})
+        for number, record in enumerate(synthetic.records())
+    ]
+    folder = study_folder(*runs(), speed_record(), *layers)
+    written = write_figures(load_study(folder), folder, tmp_path / "out", "svg")
+    assert {"depth", "time", "crossover"} <= {path.stem for path in written}
+    for path in written:
         width = re.search(r'width="([0-9.]+)pt"', path.read_text())
-        assert width is not None and float(width[1]) / 72 in (pytest.approx(3.35), pytest.approx(6.7))
+        assert width is not None
+        assert float(width[1]) / 72 in (pytest.approx(3.35), pytest.approx(6.7)), path.name
 
 
 def test_what_is_drawn_is_what_the_charts_hold(folder):

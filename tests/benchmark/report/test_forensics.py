@@ -1,5 +1,9 @@
 """One output under many scores, against sacrebleu's own functions."""
 
+import math
+import re
+from collections import Counter
+
 import pytest
 import sacrebleu
 
@@ -51,6 +55,25 @@ def test_each_variant_is_what_sacrebleu_gives_for_its_settings():
     assert SCORES["bleu_compound_split"](OUTPUT, REFERENCES) > SCORES["bleu"](OUTPUT, REFERENCES)
     mean = sum(sacrebleu.sentence_bleu(o, [r]).score for o, r in zip(OUTPUT, REFERENCES, strict=True)) / 3
     assert SCORES["bleu_mean_of_sentences"](OUTPUT, REFERENCES) == pytest.approx(mean, abs=1e-12)
+
+
+def test_the_first_variant_is_what_multi_bleu_gives_of_tokenised_text():
+    """An n-gram matches no more often than it is in the reference."""
+    ours, theirs = (
+        [re.sub(r" ?([.,])", r" \1", one).split() for one in side] for side in (OUTPUT, REFERENCES)
+    )
+
+    def n_grams(words, n):
+        return Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+
+    precisions = [
+        sum((n_grams(o, n) & n_grams(t, n)).total() for o, t in zip(ours, theirs, strict=True))
+        / sum(n_grams(o, n).total() for o in ours)
+        for n in (1, 2, 3, 4)
+    ]
+    lengths = [sum(map(len, side)) for side in (ours, theirs)]
+    brevity = min(1.0, math.exp(1 - lengths[1] / lengths[0]))
+    assert SCORES["bleu"](OUTPUT, REFERENCES) == pytest.approx(100 * brevity * math.prod(precisions) ** 0.25)
 
 
 def test_the_reference_itself_scores_full():

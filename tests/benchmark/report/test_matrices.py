@@ -4,7 +4,8 @@ from benchmark.report.comparison import group_titles, groups
 from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
 from benchmark.report.search import search_tables
 from benchmark.report.significance import significance_tables
-from benchmark.report.study_results import load_study
+from benchmark.report.study_results import StudyResults, load_study
+from benchmark.report.tables import latex_table, markdown_table, terminal_table
 from tests.benchmark.report.records import provenance, scores, train_record
 from tests.benchmark.report.test_budgets import cell
 
@@ -61,6 +62,18 @@ def test_places_under_each_match():
         table.best == {(names.index("lstm-small"), 1), (names.index("transformer-small"), 2)}
         and not table.level
     )
+
+
+def test_rankings_stand_in_every_form_of_paper():
+    every = [
+        *records("parameters", transformer=30.0, lstm=34.0),
+        *records("seconds", transformer=36.0, lstm=34.0),
+    ]
+    matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+    study = StudyResults(name="a-study", train_records=tuple(every), matches=matches)
+    for form in (terminal_table, markdown_table, latex_table):
+        text = form(study)
+        assert text.count("ranking by test BLEU") == 1 and "shaded" not in text
 
 
 def test_an_order_is_claimed_no_further_than_the_tests_decide_it():

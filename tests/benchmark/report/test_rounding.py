@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmark.report.rounding import count, with_half_width, without_spread
+from benchmark.report.rounding import count, with_half_width, with_interval, without_spread
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,19 @@ from benchmark.report.rounding import count, with_half_width, without_spread
 )
 def test_a_value_is_rounded_where_its_half_width_has_two_digits(value, half_width, text):
     assert with_half_width(value, half_width) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (34.9134, 34.39, 35.4368, "34.91 (34.39 to 35.44)"),
+        (1.41, 1.28, 1.552, "1.41 (1.28 to 1.55)"),
+        (2508.3, 2190.0, 2811.0, "2,510 (2,190 to 2,810)"),
+        (0.0, -0.5, 12.0, "0.0 (-0.5 to 12.0)"),
+    ],
+)
+def test_the_ends_of_an_interval_have_as_many_decimals_as_its_value(value, low, high, text):
+    assert with_interval(value, low, high) == text
 
 
 @pytest.mark.parametrize(

@@ -89,5 +89,7 @@ def test_claims_and_layers_are_logged_as_the_report_has_them(study_folder, wandb
     claims = claim_rows(Facts.of(load_study(folder)))
     assert [one["claim"] for one in logged["claims"]] == [one["claim"] for one in claims]
     for one, claim in zip(logged["claims"], claims, strict=True):
-        assert one == {name: value for name, value in claim.items() if name not in ("conditions", "runs")}
+        lists = {"conditions": "; ".join(claim["conditions"]), "runs": " ".join(claim["runs"])}
+        assert one == {**claim, **lists}
+    assert any(one["runs"] == record.run_id for one in logged["claims"])
     assert set(logged) == {"layers", "claims"}

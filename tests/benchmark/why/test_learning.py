@@ -174,6 +174,7 @@ def speeds(ratio: float, noise: float = 1.02, lstm: float | None = None) -> Stud
 def test_training_speed(ratio: float, noise: float, verdict: str) -> None:
     found = finding("C.2", Facts([], [], [speeds(ratio, noise)]))
     assert found.verdict == verdict, found.effect
+    assert f"{ratio:.3f} ({0.98 * ratio:.3f} to {1.02 * ratio:.3f}) times" in found.effect
 
 
 @pytest.mark.parametrize(
@@ -256,16 +257,31 @@ def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> 
     [({}, True), ({"precision": "bfloat16"}, False), ({"threads": 1}, False), ({"device": "another"}, False)],
     ids=["alike", "precision", "threads", "device"],
 )
+@pytest.mark.parametrize("memory", [None, 2**36], ids=["processor", "GPU"])
 def test_the_peak_of_a_study_of_speeds_counts_where_it_was_measured_alike(
-    measured_on: dict[str, Any], found: bool
+    measured_on: dict[str, Any], found: bool, memory: int | None
 ) -> None:
-    speed = StudyResults(name="speed", speed_records=(speed_record(provenance=provenance(**measured_on)),))
-    (measured, _) = tables_2_and_3(Facts([], [], [translation(transformer=36, lstm=33), speed]))
+    """The threads of the process count on a processor alone."""
+    where = provenance(device_memory_bytes=memory, **measured_on)
+    speed = StudyResults(name="speed", speed_records=(speed_record(provenance=where),))
+    study = translation(transformer=36, lstm=33)
+    runs = [
+        one.model_copy(update={"provenance": provenance(device_memory_bytes=memory)})
+        for one in study.train_records
+    ]
+    (measured, _) = tables_2_and_3(
+        Facts([], [], [dataclasses.replace(study, train_records=tuple(runs)), speed])
+    )
     seconds, paper = measured.rows[1][-3], measured.rows[1][-1]
-    if found:
+    if found or (memory is not None and "threads" in measured_on):
         assert float(paper) == pytest.approx(float(seconds) * 1.8e11, rel=0.01)
+        assert measured.remarks == []
     else:
         assert paper == NOT_MEASURED
+        one = "2 threads" if memory is None else "1 device"
+        assert measured.remarks == [
+            f"no peak of matrix products was measured on A Processor @ 2.00GHz, {one}, float32"
+        ]
 
 
 def ablation(
@@ -297,8 +313,8 @@ def test_variations_of_the_transformer_stand_in_a_table_for_each_device() -> Non
     ]
     assert second.heading[0].startswith("A Processor @ 2.00GHz, 8 threads")
     without, whole = sorted(first.rows, key=lambda row: row[-1])
-    assert whole[:3] == ["feed_forward=512", "3", "2.500"] and whole[3].startswith("37.0 ")
-    assert without[:3] == ["feed_forward=0", "2", "2.500"] and without[3].startswith("30.5 ")
+    assert whole[:3] == ["feed_forward=512", "3", "2.50"] and whole[3].startswith("37.0 ")
+    assert without[:3] == ["feed_forward=0", "2", "2.50"] and without[3].startswith("30.5 ")
     assert (without[4], whole[4]) == ("3", "4.1")
     assert [row[3] for row in second.rows] == ["37.0"]
 

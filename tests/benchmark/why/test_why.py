@@ -23,11 +23,12 @@ from benchmark.measure.span import model_paths, model_span
 from benchmark.measure.timing import median
 from benchmark.measure.trained_rows import trained_signal_rows
 from benchmark.record import LayerRecord
+from benchmark.report import drawing
 from benchmark.report.html import index_page
 from benchmark.report.study_results import load_study
-from benchmark.store import RunFolder, StudyFolder
+from benchmark.store import RunFolder, StorageError, StudyFolder
 from benchmark.trained import trained_model, trained_record
-from benchmark.why import cells, measuring
+from benchmark.why import cells, figures, measuring
 from benchmark.why.cells import Grid
 from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
@@ -252,6 +253,40 @@ def test_the_page_shows_every_claim_and_figures_are_the_same_twice(tmp_path):
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert f"]({name})" in page
+
+
+def test_an_old_page_stays_whole_until_the_new_one_is_and_its_figures_go_with_it(tmp_path, monkeypatch):
+    write_page(Facts(records()), tmp_path, "quick")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    fewer = Facts([one for one in records() if one.kind != "path"])
+    saved = []
+
+    def stopped(figure, path, form):
+        saved.append(path)
+        if len(saved) == 2:
+            raise OSError(28, "No space left on device")
+        drawing.save(figure, path, form)
+
+    monkeypatch.setattr(figures, "save", stopped)
+    with pytest.raises(StorageError, match=f"{tmp_path}: cannot be written: No space left on device"):
+        write_page(fewer, tmp_path, "quick")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    (tmp_path / "mine.svg").write_text("")
+    write_page(fewer, tmp_path, "quick")
+    assert {path.name for path in before} - {path.name for path in tmp_path.iterdir()} == {"paths.svg"}
+    assert (tmp_path / "mine.svg").exists(), "what a user laid beside it stays"
+
+
+def test_a_folder_that_takes_no_page_is_named_before_anything_is_measured(tiny):
+    (tiny / "why").mkdir(parents=True)
+    (tiny / "why" / "report").write_text("")
+    code, _, said = why(tiny)
+    assert (code, said.splitlines()[-1]) == (
+        1,
+        f"seqbench: {tiny / 'why' / 'report'}: cannot be written: File exists",
+    )
+    assert list((tiny / "why" / "runs").iterdir()) == []
 
 
 def test_without_records_all_is_undecided_and_the_page_is_written_all_the_same(tmp_path):
