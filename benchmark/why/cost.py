@@ -163,7 +163,7 @@ def _variation(group: Group, cell: Cell) -> list[str]:
     return [
         cell.label or cell.model,
         str(len(cell.done)),
-        NOT_MEASURED if loss is None else f"{loss:.3f}",
+        NOT_MEASURED if loss is None else without_spread(loss),
         _bleu(group, cell),
         NOT_MEASURED if parameters is None else count(round(parameters / 1e6, 1)),
     ]

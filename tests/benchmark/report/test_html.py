@@ -89,6 +89,26 @@ def test_every_cell_of_the_tables_is_in_the_page_and_twice_gives_the_same_bytes(
         assert record.provenance.torch_version in own
 
 
+def test_every_page_of_a_run_is_linked_from_the_first(study_folder, tmp_path):
+    """Those of trials and of runs that failed or diverged as well."""
+    final = runs()
+    trials = [
+        train_record("a" * 16, validation_loss=2.34567, curve=curve(0.0)),
+        train_record("b" * 16, "lstm-small", status="diverged"),
+    ]
+    failed = train_record("f" * 16, seed=5, status="failed", failure="out of memory")
+    cells = [
+        *(cell(record, trial=number) for number, record in enumerate(trials, 1)),
+        *map(cell, [*final, failed]),
+    ]
+    made, _ = pages(study_folder(*trials, *final, failed, cells=cells), tmp_path / "page")
+    first = made.pop("index.html")
+    assert len(made) == len(trials) + len(final) + 1
+    assert [name for name in made if f'href="{name}"' not in first] == []
+    # one loss reads the same in the search and on the page of its trial
+    assert "2.35" in cells_of(first) and "2.35" in cells_of(made[f"runs/{'a' * 16}.html"])
+
+
 def test_a_score_of_one_seed_reads_the_same_in_the_table_and_on_its_run_s_page(study_folder, tmp_path):
     values = {("test", "bleu"): 34.567, ("test", "sequence_accuracy"): 0.4567, ("validation", "bleu"): 5.0}
     record = train_record("a" * 16, scores=scores(values), curve=curve(0.0))

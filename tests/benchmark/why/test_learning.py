@@ -297,8 +297,8 @@ def test_variations_of_the_transformer_stand_in_a_table_for_each_device() -> Non
     ]
     assert second.heading[0].startswith("A Processor @ 2.00GHz, 8 threads")
     without, whole = sorted(first.rows, key=lambda row: row[-1])
-    assert whole[:3] == ["feed_forward=512", "3", "2.500"] and whole[3].startswith("37.0 ")
-    assert without[:3] == ["feed_forward=0", "2", "2.500"] and without[3].startswith("30.5 ")
+    assert whole[:3] == ["feed_forward=512", "3", "2.50"] and whole[3].startswith("37.0 ")
+    assert without[:3] == ["feed_forward=0", "2", "2.50"] and without[3].startswith("30.5 ")
     assert (without[4], whole[4]) == ("3", "4.1")
     assert [row[3] for row in second.rows] == ["37.0"]
 
