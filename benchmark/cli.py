@@ -510,7 +510,7 @@ def why(
     else:
         show(terminal_page(facts, _width()))
     say(f"the page: {page}; as text, with its figures: {page.with_name('why.md')}")
-    return 3 if any(record.status == "failed" for record in records) else code
+    return 3 if loaded.unreadable or any(record.status == "failed" for record in records) else code
 
 
 _REPORT_HELP = """Make the report of a study from its records: tables, or the page with everything.

@@ -28,7 +28,7 @@ class StudyResults:
     speed_records: tuple[SpeedRecord, ...] = ()
     layer_records: tuple[LayerRecord, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """One line for each record that is there and cannot be read."""
+    """One line for each record that is there, or in a study of `beside`, and cannot be read."""
     missing: tuple[str, ...] = ()
     """One line for each run of the study that has no record."""
     model_order: tuple[str, ...] = ()
@@ -127,6 +127,8 @@ def _beside(study: StudyFolder, unreadable: list[str]) -> tuple[StudyResults, ..
             found.append(load_study(folder))
         except UserError as error:
             unreadable.append(f"{name}, beside this study: {error}")
+        else:
+            unreadable += [f"{name}, beside this study: {line}" for line in found[-1].unreadable]
     return tuple(found)
 
 
