@@ -200,16 +200,17 @@ def test_a_page_is_the_same_bytes_from_every_working_directory(study_folder, tmp
     monkeypatch.chdir(tmp_path)
     assert pages(Path(folder.name), Path("page"))[0] == first
     record = f"results/a-study/runs/{run_id}/record.json"
-    assert command_of(first[f"runs/{run_id}.html"]) == f"seqbench run {record} --threads 2"
+    assert command_of(first[f"runs/{run_id}.html"]) == f"seqbench run {record} --device cpu --threads 2"
 
 
 @pytest.mark.parametrize(
     ("experiment", "given", "options"),
     [
-        ({}, {"threads": 3}, "--threads 3"),
-        ({}, {"threads": 1, "devices": 2}, "--threads 1 --devices 2"),
-        ({"model_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
-        ({"task_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
+        ({}, {"threads": 3}, "--device cpu --threads 3"),
+        ({}, {"device_memory_bytes": 2**36}, "--device cuda --threads 2"),
+        ({}, {"threads": 1, "devices": 2}, "--device cpu --threads 1 --devices 2"),
+        ({"model_file_sha256": "0" * 64}, {}, "--device cpu --threads 2 --trust-code"),
+        ({"task_file_sha256": "0" * 64}, {}, "--device cpu --threads 2 --trust-code"),
     ],
 )
 def test_the_command_of_a_run_has_what_its_bits_rest_on(study_folder, tmp_path, experiment, given, options):
