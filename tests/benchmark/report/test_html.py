@@ -286,7 +286,22 @@ def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path
     own = folder / "runs" / made[0][0].run_id / "hypotheses.test.txt.gz"
     own.write_bytes(compress_lines(["changed"] * 50))
     page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
-    assert "die Katze" not in page and "this run's output as it was scored, are not at hand" in page
+    assert "die Katze" not in page and "this run's output of test as it was scored is not at hand" in page
+
+
+def test_without_texts_sentences_are_the_outputs_alone(study_folder, tmp_path):
+    made = list(map(with_output, runs(seeds=[0]), ("cat", "dog", PAYLOAD)))
+    folder = study_folder(*(record for record, _ in made))
+    lay_output(folder, made)
+    shutil.rmtree(folder / "texts")
+    page = pages(folder, tmp_path / "page", tmp_path / "nowhere")[0][f"runs/{made[1][0].run_id}.html"]
+    assert "Without source and reference" in page and "--data-dir" in page
+    assert '">source<' not in page and '">reference<' not in page and "die Katze" not in page
+    for word in ("cat", "dog"):
+        assert len(re.findall(f"<td>the {word} number [0-9]+ sits here</td>", page)) == SENTENCES
+    assert "<img" not in page and "<ins>" not in page
+    alone, _ = pages(study_folder(made[0][0].model_copy(update={"run_id": "9" * 16})), tmp_path / "page")
+    assert "Not shown: this run's output of test" in alone[f"runs/{'9' * 16}.html"]
 
 
 def test_sentences_stand_beside_those_of_the_same_match_precision_and_setting(study_folder, tmp_path):
@@ -330,7 +345,7 @@ def test_without_texts_it_says_why_once(study_folder, tmp_path):
     samples = Samples(folder, References(folder, tmp_path / "nowhere"))
     write_pages(load_study(folder), folder, tmp_path / "page", samples)
     (line,) = samples.left_out
-    assert line.startswith("no sentences are shown: ")
+    assert line.startswith("sources and references of sentences: ")
 
 
 def test_differences_are_those_of_words():
