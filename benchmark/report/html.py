@@ -38,7 +38,7 @@ from benchmark.report.tables import noise_of, speed_tables, study_remarks, topic
 from benchmark.store import StorageError, write_atomic
 from benchmark.why.facts import Facts, series_of, unsettled
 from benchmark.why.figures import INTERACTIVE, MAPS, draw
-from benchmark.why.page import count_of, findings
+from benchmark.why.page import TITLE, count_of, findings, first_paragraph
 from benchmark.why.table import further_tables, table_1
 
 ROWS_OF_A_SHORT_COMPARISON, ROWS_OF_A_SHORT_TABLE = 2, 8
@@ -159,7 +159,8 @@ def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
         _environment()
         .get_template("index.html.j2")
         .render(
-            title=study.name,
+            study=study.name,
+            title=TITLE if study.layer_records else study.name,
             lead=_lead(study),
             facts=_facts(study),
             sections=sections,
@@ -222,7 +223,7 @@ def _claims(study: StudyResults) -> Section:
     section = Section(
         "claims",
         "Claims",
-        f"{count_of(ledger)}. A verdict follows from the records by a test that was fixed before them.",
+        f"{count_of(ledger)}.",
     )
     section.items = [
         {"claim": claim, "finding": finding, "runs": _runs_by_study(study, finding.runs)}
@@ -260,6 +261,8 @@ def _table_1(study: StudyResults) -> Section:
 
 
 def _lead(study: StudyResults) -> str:
+    if study.layer_records:
+        return first_paragraph()
     models = dict.fromkeys(r.model_preset for r in study.train_records)
     tasks = dict.fromkeys(r.task_preset or r.task_name for r in study.train_records)
     if not models:

@@ -24,6 +24,8 @@ from benchmark.report.tables import train_tables
 from benchmark.rescore import References
 from benchmark.store import StorageError
 from benchmark.study_texts import texts_folder
+from benchmark.why.facts import Facts
+from benchmark.why.page import TITLE, write_page
 from tests.benchmark.report.records import layer_record, provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_budgets import cell
 
@@ -162,6 +164,20 @@ def test_texts_from_others_are_inert(study_folder, tmp_path):
         assert "\u202e" not in text
         assert "{{ 7 * 7 }}" in text or PAYLOAD[-11:] not in text
         assert len(re.findall(r"<script", text)) == text.count("</script>")
+
+
+def test_a_page_says_what_its_study_is(study_folder, tmp_path):
+    folder = study_folder(layer_record(0xA, "path", subject="hops"))
+    layers = pages(folder, tmp_path / "page")[0]["index.html"]
+    assert f"<h1>{TITLE}</h1>" in layers and f"<title>{TITLE}</title>" in layers
+    assert ">a-study</a>" in layers, "which of several such studies"
+    text = write_page(Facts([]), tmp_path / "text", "quick").read_text()
+    (lead,) = re.findall('<p class="quiet">(.*?)</p>', layers)
+    assert html.unescape(lead).replace("measurements", "measurements at scale quick") in text
+    shutil.rmtree(tmp_path / "a-study")
+    trained = pages(study_folder(*runs(seeds=[0])), tmp_path / "page")[0]["index.html"]
+    assert "<h1>a-study</h1>" in trained
+    assert "transformer-small, convs2s-small, lstm-small on multi30k-en-de." in trained
 
 
 def test_many_curves_make_no_large_page(study_folder, tmp_path, monkeypatch):
