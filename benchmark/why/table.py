@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from benchmark.why.facts import (
     exponent,
     for_one_sequence,
     number,
+    scalings,
     time_exponent,
     times_of,
 )
@@ -345,17 +345,12 @@ def _utilisation(facts: Facts) -> Iterator[Table]:
 
 
 def _scaling(facts: Facts) -> Iterator[Table]:
-    found = {
-        subject: {
-            (row.conditions["devices"], row.conditions["beside"], row.conditions["scaling"]): row
-            for row in facts.rows("scaling", subject, "target_tokens_per_second")
-        }
-        for subject in facts.subjects("scaling")
-    }
-    if not found:
+    every = scalings(facts)
+    if not every:
         return
-    threads = {str(row.conditions["threads_of_each"]) for rows in found.values() for row in rows.values()}
-    points = [key for key in dict.fromkeys(itertools.chain.from_iterable(found.values())) if key[0] != 1]
+    threads = {str(one.together.conditions["threads_of_each"]) for one in every}
+    points = list(dict.fromkeys((one.devices, one.scaling) for one in every))
+    found = {(one.model, one.devices, one.scaling): one for one in every}
     yield Table(
         title="Training on more devices",
         heading=[f"threads of each process: {', '.join(sorted(threads))}"],
@@ -364,21 +359,21 @@ def _scaling(facts: Facts) -> Iterator[Table]:
             Column(title=("one device", "target", "tokens/s")),
             *(
                 Column(
-                    title=(f"{devices} devices", str(scaling), "times as fast"),
+                    title=(f"{devices} devices", scaling, "times as fast"),
                     note="Strong scaling shares one global batch, weak scaling gives each device a batch "
                     "of its own; the trainer on all devices against a plain loop on one, which take turns at "
                     "every step, 95 % interval.",
                 )
-                for devices, _, scaling in points
+                for devices, scaling in points
             ),
         ],
         rows=[
             [
-                subject.removeprefix("training, "),
-                _ranged(rows[1, points[0][0], "strong"]),
-                *(_ratio(rows[devices, 1, how], rows[1, devices, how]) for devices, _, how in points),
+                model,
+                _ranged(found[model, *points[0]].alone),
+                *(_ratio(found[model, *point].together, found[model, *point].alone) for point in points),
             ]
-            for subject, rows in found.items()
+            for model in dict.fromkeys(one.model for one in every)
         ],
         labels=1,
     )
