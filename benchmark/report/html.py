@@ -79,7 +79,12 @@ class Section:
             short = ROWS_OF_A_SHORT_COMPARISON if self.id == "comparison" else ROWS_OF_A_SHORT_TABLE
             filtered = len(table.rows) > short
             self.items.append(
-                {"table": _table(table), "id": f"{self.id}-{len(self.items)}", "filtered": filtered}
+                {
+                    "table": _table(table),
+                    "id": f"{self.id}-{len(self.items)}",
+                    "filtered": filtered,
+                    "runs": [],
+                }
             )
 
     def draw(self, *found: charts.Chart | None) -> None:
@@ -233,7 +238,7 @@ def _claims(study: StudyResults) -> Section:
 
 
 def _runs_by_study(study: StudyResults, runs: Sequence[str]) -> list[dict[str, Any]]:
-    """The runs that a claim read, by the study that they are of; those with a page of their own here."""
+    """Runs that were read, by the study that they are of; those with a page of their own here."""
     with_page = {record.run_id for record in (*study.train_records, *study.trials)}
     elsewhere: dict[str, str] = {}
     for one in study.beside:
@@ -250,7 +255,9 @@ def _table_1(study: StudyResults) -> Section:
     """Table 1 with what was measured beside it, and the figures."""
     facts = Facts.of(study)
     section = Section("table-1", "Table 1, measured")
-    section.add(table_1(facts), *further_tables(facts))
+    for table in (table_1(facts), *further_tables(facts)):
+        section.add(table)
+        section.items[-1]["runs"] = _runs_by_study(study, table.records)
     with tempfile.TemporaryDirectory() as drawn:
         for name, caption in draw(facts, Path(drawn), without=INTERACTIVE):
             data = base64.b64encode((Path(drawn) / name).read_bytes()).decode()

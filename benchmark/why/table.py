@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from benchmark.record import Row
@@ -58,6 +59,8 @@ _LINES = (
 
 def table_1(facts: Facts) -> Table:
     """The paper's columns, each followed by its measurement."""
+    facts.read.clear()
+    rows = [_row(facts, line) for line in _LINES]
     return Table(
         title="Table 1, measured",
         heading=_heading(facts),
@@ -102,9 +105,9 @@ def table_1(facts: Facts) -> Table:
             ),
             Column(title=("exponent of n", "in time,", "one sequence")),
         ],
-        rows=[_row(facts, line) for line in _LINES],
+        rows=rows,
         labels=1,
-        remarks=[],
+        records=sorted(facts.read),
     )
 
 
@@ -188,14 +191,16 @@ def further_tables(facts: Facts) -> list[Table]:
     """Depth of every pass, time over kernels, memory, what a device makes of batches, training on more
     devices, and translation.
     """
-    return [
-        *_passes(facts),
-        *_variants(facts),
-        *_memory(facts),
-        *_utilisation(facts),
-        *_scaling(facts),
-        *tables_2_and_3(facts),
-    ]
+    every = (_passes, _variants, _memory, _utilisation, _scaling, tables_2_and_3)
+    return [table for tables_of in every for table in _with_records(facts, tables_of(facts))]
+
+
+def _with_records(facts: Facts, tables: Iterable[Table]) -> Iterator[Table]:
+    """Each with the runs that are read while it is made."""
+    facts.read.clear()
+    for table in tables:
+        yield replace(table, records=sorted(facts.read))
+        facts.read.clear()
 
 
 def _passes(facts: Facts) -> Iterator[Table]:

@@ -28,6 +28,7 @@ from benchmark.why.facts import Facts
 from benchmark.why.page import TITLE, write_page
 from tests.benchmark.report.records import layer_record, provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_budgets import cell
+from tests.benchmark.why.test_table import scaling
 
 PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
 
@@ -178,6 +179,13 @@ def test_a_page_says_what_its_study_is(study_folder, tmp_path):
     trained = pages(study_folder(*runs(seeds=[0])), tmp_path / "page")[0]["index.html"]
     assert "<h1>a-study</h1>" in trained
     assert "transformer-small, convs2s-small, lstm-small on multi30k-en-de." in trained
+
+
+def test_a_table_of_layers_names_the_runs_that_it_is_made_from(study_folder, tmp_path):
+    folder = study_folder(scaling("a", 1.5, 1.8), scaling("b", 1.5, 1.8))
+    page = pages(folder, tmp_path / "page")[0]["index.html"]
+    table = page[page.index("<h3>Training on more devices</h3>") :]
+    assert f"<p>from the records of a-study: {'a' * 16}, {'b' * 16}</p>" in table.partition("</section>")[0]
 
 
 def test_many_curves_make_no_large_page(study_folder, tmp_path, monkeypatch):
