@@ -501,7 +501,8 @@ def why(
     )
     records, code = reproduce(scale.value, folder, options, runs or [], say)
     # The folder may hold those of other machines and scales, of which this page says nothing.
-    loaded = replace(load_study(folder.path), layer_records=tuple(records))
+    loaded, own = load_study(folder.path), {record.run_id for record in records}
+    loaded = replace(loaded, layer_records=tuple(one for one in loaded.layer_records if one.run_id in own))
     facts = Facts.of(loaded)
     write_page(facts, folder.path / "report", scale.value)
     page = _page(loaded, folder.path, None, options.data_directory, trust_code=False)

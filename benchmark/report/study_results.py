@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -94,7 +95,9 @@ def load_study(
     # A study of speeds alone has cells that nobody is to train.
     asked = cells if "train" in (document.get("measure") or ["train"]) else []
     chosen = document.get("chosen")
-    layer_records = tuple(r for r in contents.records if isinstance(r, LayerRecord))
+    layer_records = tuple(
+        sorted((r for r in contents.records if isinstance(r, LayerRecord)), key=_by_subject)
+    )
     beside = _beside(study, unreadable) if layer_records else ()
     return StudyResults(
         name=study.name,
@@ -115,6 +118,12 @@ def load_study(
         across_devices=across_devices,
         beside=beside,
     )
+
+
+def _by_subject(record: LayerRecord) -> tuple[str, list[str | int]]:
+    """Kinds together, and `d = 64` before `d = 128`."""
+    parts = re.split(r"(\d+)", record.subject)
+    return record.kind, [int(part) if part.isdecimal() else part for part in parts]
 
 
 def _beside(study: StudyFolder, unreadable: list[str]) -> tuple[StudyResults, ...]:

@@ -83,6 +83,7 @@ def test_from_nothing_to_the_page_and_nothing_twice(tiny):
     assert pictures == [f"{name}.svg" for name in names]
     index = (folder / "report" / "index.html").read_text()
     assert all(number in index for number in claims), "the page of the study is written as well"
+    assert index == index_page(load_study(folder), {}), "and is that of a report"
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
     bytes_before = {path: path.read_bytes() for path in (folder / "report").glob("*.svg")}
     code, _, said = why(tiny)
