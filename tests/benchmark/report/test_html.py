@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.config import ROOT
 from benchmark.hypotheses import compress_lines, lines_sha256
 from benchmark.record import CurvePoint, Row
 from benchmark.report import charts
 from benchmark.report.charts import study_charts
 from benchmark.report.curves import with_curves
-from benchmark.report.html import write_pages
+from benchmark.report.html import index_page, write_pages
 from benchmark.report.placing import STALE_SECONDS
 from benchmark.report.rounding import without_spread
 from benchmark.report.samples import SENTENCES, Samples, marked
@@ -30,6 +31,7 @@ from tests.benchmark.report.records import layer_record, provenance, scores, spe
 from tests.benchmark.report.test_budgets import cell
 from tests.benchmark.why.test_table import scaling
 
+COMMITTED = sorted((ROOT / "results").glob("*/report/index.html"))
 PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
 
 
@@ -377,6 +379,17 @@ def test_differences_are_those_of_words():
         ("a b", "same"), ("c", "missing"), ("d", "same"), ("e", "added"),
     ]  # fmt: skip
     assert [tuple(part) for part in marked("", "a")] == [("a", "missing")]
+
+
+@pytest.mark.parametrize("index", COMMITTED, ids=[path.parts[-3] for path in COMMITTED])
+def test_a_page_of_the_results_is_what_its_records_give(index):
+    """But for the drawings, whose bytes are matplotlib's."""
+    folder = index.parents[1]
+    study = load_study(folder)
+    page = index_page(study, with_curves((*study.train_records, *study.trials), folder))
+    made, committed = (re.sub(r'src="data:image[^"]*"', "", text) for text in (page, index.read_text()))
+    is_same = made == committed  # a failing `==` of two pages would be explained for minutes
+    assert is_same, f"to make it again: seqbench report {folder.relative_to(ROOT)} --format html"
 
 
 def test_an_interrupted_page_leaves_the_old_one_whole(study_folder, tmp_path):

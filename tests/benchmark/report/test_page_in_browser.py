@@ -6,16 +6,14 @@ import shutil
 
 import pytest
 
-from benchmark.config import ROOT
 from benchmark.why.cells import ATTENTION, RECURRENT
 from tests.benchmark.report.records import speed_record
 from tests.benchmark.report.test_charts import utilisation
-from tests.benchmark.report.test_html import pages, runs
+from tests.benchmark.report.test_html import COMMITTED, pages, runs
 from tests.benchmark.why.test_table import scaling
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-COMMITTED = sorted((ROOT / "results").glob("*/report/index.html"))
 GROUND = "getComputedStyle(document.body).backgroundColor"
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
