@@ -502,7 +502,8 @@ def why(
     )
     records, code = reproduce(scale.value, folder, options, runs or [], say)
     # The folder may hold those of other machines and scales, of which this page says nothing.
-    loaded = replace(load_study(folder.path), layer_records=tuple(records))
+    loaded, own = load_study(folder.path), {record.run_id for record in records}
+    loaded = replace(loaded, layer_records=tuple(one for one in loaded.layer_records if one.run_id in own))
     facts = Facts.of(loaded)
     write_page(facts, folder.path / "report", scale.value)
     page = _page(loaded, folder.path, None, options.data_directory, trust_code=False)
@@ -511,7 +512,7 @@ def why(
     else:
         show(terminal_page(facts, _width()))
     say(f"the page: {page}; as text, with its figures: {page.with_name('why.md')}")
-    return 3 if any(record.status == "failed" for record in records) else code
+    return 3 if loaded.unreadable or any(record.status == "failed" for record in records) else code
 
 
 _REPORT_HELP = """Make the report of a study from its records: tables, or the page with everything.

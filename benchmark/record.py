@@ -98,6 +98,11 @@ class Provenance(_Record):
     environment: dict[str, str]
     """The variables of `ENVIRONMENT` that were set."""
 
+    @property
+    def device_class(self) -> Literal["cpu", "cuda"]:
+        """What `--device` calls it."""
+        return "cpu" if self.device_memory_bytes is None else "cuda"
+
 
 @pydantic_dataclass(frozen=True, slots=True, kw_only=True, config=_RULES)
 class Score:

@@ -614,7 +614,7 @@ def _run_to_record(
     if ended.exit_code == NOT_STORED:
         raise NotStored
     record = failed(_reason(ended))
-    if isinstance(record, TrainRecord) and record.provenance.device_memory_bytes is None:
+    if isinstance(record, TrainRecord) and record.provenance.device_class == "cpu":
         record = record.model_copy(update={"peak_memory_bytes": ended.peak_bytes})
     run.write_record(record)
     return record

@@ -17,7 +17,15 @@ from benchmark.report.rounding import without_spread
 from benchmark.report.significance import row_name, score_name
 from benchmark.report.study_results import StudyResults
 from benchmark.why.cells import TIMED
-from benchmark.why.facts import BOTH, Facts, Missing, for_one_sequence, untrained_signals
+from benchmark.why.facts import (
+    BOTH,
+    Facts,
+    Missing,
+    for_one_sequence,
+    scalings,
+    times_of,
+    untrained_signals,
+)
 from tasks import VALIDATION
 
 Section = Literal["quality", "curves", "distance", "speed", "layers"]
@@ -105,7 +113,7 @@ def study_charts(study: StudyResults, curves: Mapping[str, TrainRecord]) -> list
         found += speeds(record) if record.status == "done" else []
     found += layers(study.layer_records)
     facts = Facts.of(study)
-    found += [layer_times(facts), layer_signals(facts)]
+    found += [layer_times(facts), *utilisations(facts), speeds_on_devices(facts), layer_signals(facts)]
     return [chart for chart in found if chart is not None]
 
 
@@ -470,6 +478,76 @@ def layer_times(facts: Facts) -> Chart | None:
         points=[points[key] for key in sorted(points, key=lambda key: (TIMED.index(key[0]), key[1]))],
         x=[Axis(field="x", label="length n, positions", log=True, exact=True)],
         y=[axes[key] for key in sorted(axes, key=lambda key: (-key[0], not key[1]))],
+    )
+
+
+def utilisations(facts: Facts) -> list[Chart]:
+    """What each layer reaches of the peak of matrix products over its batch, a chart for each width."""
+    charts = []
+    for subject in facts.subjects("utilisation"):
+        rows = facts.rows("utilisation", subject, "utilisation")
+        length, width = (_number(rows[0].conditions[name]) for name in ("n", "d"))
+        (peak,) = facts.rows("utilisation", subject, "peak")
+        points: list[Point] = [
+            {
+                "series": str(row.conditions["layer"]),
+                "batch": _number(row.conditions["batch"]),
+                "share": row.value,
+                "share_low": row.low,
+                "share_high": row.high,
+            }
+            for row in rows
+        ]
+        charts.append(
+            Chart(
+                name=f"layers-utilisation-{width:.0f}",
+                section="layers",
+                title="Speed against batch",
+                caption=f"Operations per second of one layer, forward and backward, n = {length:,.0f}, "
+                f"d = {width:,.0f}, as a share of what matrix products reach in the same rounds: "
+                f"{without_spread(peak.value / 1e9)} billion a second. Bands are 95 % intervals over rounds.",
+                kind="curves",
+                points=points,
+                x=[Axis(field="batch", label="batch, sequences", log=True, exact=True)],
+                y=[
+                    Axis(
+                        field="share",
+                        label="share of the peak of matrix products",
+                        low="share_low",
+                        high="share_high",
+                    )
+                ],
+            )
+        )
+    return charts
+
+
+def speeds_on_devices(facts: Facts) -> Chart | None:
+    """Training on several devices beside one: as many times as fast."""
+    points: list[Point] = []
+    for one in scalings(facts):
+        times = times_of(one.together, one.alone)
+        points.append(
+            {
+                "series": one.model,
+                "subject": one.model.partition("-")[0],
+                "label": f"{one.model}, {one.devices} devices, {one.scaling}",
+                "value": times.value,
+                "low": times.low,
+                "high": times.high,
+            }
+        )
+    if not points:
+        return None
+    return Chart(
+        name="layers-scaling",
+        section="layers",
+        title="Training on more devices",
+        caption="Strong scaling shares one global batch, weak scaling gives each device a batch of its own. "
+        "Both sides take turns at every step; bars are 95 % intervals over rounds.",
+        kind="intervals",
+        points=points,
+        x=[Axis(field="value", label="ratio to the speed of one device", low="low", high="high")],
     )
 
 

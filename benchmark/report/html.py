@@ -39,7 +39,7 @@ from benchmark.report.tables import noise_of, speed_tables, study_remarks, topic
 from benchmark.store import write_atomic
 from benchmark.why.facts import Facts, series_of, unsettled
 from benchmark.why.figures import INTERACTIVE, MAPS, draw
-from benchmark.why.page import count_of, findings
+from benchmark.why.page import TITLE, count_of, findings, first_paragraph
 from benchmark.why.table import further_tables, table_1
 
 ROWS_OF_A_SHORT_COMPARISON, ROWS_OF_A_SHORT_TABLE = 2, 8
@@ -80,7 +80,12 @@ class Section:
             short = ROWS_OF_A_SHORT_COMPARISON if self.id == "comparison" else ROWS_OF_A_SHORT_TABLE
             filtered = len(table.rows) > short
             self.items.append(
-                {"table": _table(table), "id": f"{self.id}-{len(self.items)}", "filtered": filtered}
+                {
+                    "table": _table(table),
+                    "id": f"{self.id}-{len(self.items)}",
+                    "filtered": filtered,
+                    "runs": [],
+                }
             )
 
     def draw(self, *found: charts.Chart | None) -> None:
@@ -157,7 +162,8 @@ def index_page(study: StudyResults, curves: dict[str, TrainRecord]) -> str:
         _environment()
         .get_template("index.html.j2")
         .render(
-            title=study.name,
+            study=study.name,
+            title=TITLE if study.layer_records else study.name,
             lead=_lead(study),
             facts=_facts(study),
             sections=sections,
@@ -219,7 +225,7 @@ def _claims(study: StudyResults) -> Section:
     section = Section(
         "claims",
         "Claims",
-        f"{count_of(ledger)}. A verdict follows from the records by a test that was fixed before them.",
+        f"{count_of(ledger)}.",
     )
     section.items = [
         {"claim": claim, "finding": finding, "runs": _runs_by_study(study, finding.runs)}
@@ -229,7 +235,7 @@ def _claims(study: StudyResults) -> Section:
 
 
 def _runs_by_study(study: StudyResults, runs: Sequence[str]) -> list[dict[str, Any]]:
-    """The runs that a claim read, by the study that they are of; those with a page of their own here."""
+    """Runs that were read, by the study that they are of; those with a page of their own here."""
     with_page = {record.run_id for record in (*study.train_records, *study.trials)}
     elsewhere: dict[str, str] = {}
     for one in study.beside:
@@ -246,7 +252,9 @@ def _table_1(study: StudyResults) -> Section:
     """Table 1 with what was measured beside it, and the figures."""
     facts = Facts.of(study)
     section = Section("table-1", "Table 1, measured")
-    section.add(table_1(facts), *further_tables(facts))
+    for table in (table_1(facts), *further_tables(facts)):
+        section.add(table)
+        section.items[-1]["runs"] = _runs_by_study(study, table.records)
     with tempfile.TemporaryDirectory() as drawn:
         for name, caption in draw(facts, Path(drawn), without=INTERACTIVE):
             data = base64.b64encode((Path(drawn) / name).read_bytes()).decode()
@@ -257,6 +265,8 @@ def _table_1(study: StudyResults) -> Section:
 
 
 def _lead(study: StudyResults) -> str:
+    if study.layer_records:
+        return first_paragraph()
     models = dict.fromkeys(r.model_preset for r in study.train_records)
     tasks = dict.fromkeys(r.task_preset or r.task_name for r in study.train_records)
     if not models:

@@ -66,6 +66,8 @@ class Table:
     """Of what the seeds do not tell from that."""
     runs: Sequence[Sequence[tuple[str, str]]] = ()
     """For each row, the runs behind it: what a reader calls them, and their ids."""
+    records: Sequence[str] = ()
+    """Ids of the runs whose records all rows together are made from, where no row has runs of its own."""
 
     @property
     def notes(self) -> list[str]:
@@ -129,12 +131,13 @@ def markdown_lines(table: Table) -> list[str]:
 
 
 def runs_lines(table: Table) -> list[str]:
-    """For each row the runs that it comes from."""
-    return [
+    """For each row the runs that it comes from, or those of all rows."""
+    lines = [
         f"runs of {' '.join(row[: table.labels]).strip()}: {', '.join(run_id for _, run_id in runs)}"
         for row, runs in zip(table.rows, table.runs, strict=False)
         if runs
     ]
+    return [*lines, *([f"from the records of {', '.join(table.records)}"] if table.records else [])]
 
 
 def latex_lines(table: Table) -> list[str]:

@@ -71,7 +71,7 @@ def _command(study: StudyResults, record: TrainRecord) -> str:
     """What makes the run again, with all that its bits rest on; from the folder that has the results."""
     provenance = record.provenance
     words = ["seqbench", "run", f"results/{study.name}/runs/{record.run_id}/record.json"]
-    words += ["--threads", str(provenance.threads)]
+    words += ["--device", provenance.device_class, "--threads", str(provenance.threads)]
     if provenance.devices > 1:
         words += ["--devices", str(provenance.devices)]
     if any(record.experiment.get(f"{part}_file_sha256") for part in ("model", "task")):

@@ -1,4 +1,4 @@
-"""A few sentences of a test split with what each model makes of them, differences marked."""
+"""A few sentences of a test split with what each model makes of them, what differs from references marked."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Sample(NamedTuple):
     number: int
     """Its line in the split, from 1."""
     source: str | None
-    reference: str
+    reference: str | None
+    """None, as the source then is, where the texts are not at hand."""
     outputs: list[tuple[str, list[Part]]]
-    """By model."""
+    """By model; without a reference nothing is marked."""
 
 
 class Samples:
@@ -50,41 +51,47 @@ class Samples:
         self._references = references
         self._outputs: dict[tuple[str, str], list[str] | None] = {}
         self.left_out: dict[str, None] = {}
-        """Why sentences are not shown, each reason once."""
+        """Why sources and references are not shown, each reason once."""
 
     def of(self, record: TrainRecord, beside: Sequence[TrainRecord]) -> tuple[str, list[Sample]]:
         """A run's first test split, and sentences of it with the output of the runs beside it."""
         split = next((name for name in record.hypotheses_sha256 if name != VALIDATION), "")
         if not split:
             return "", []
+        references: Sequence[str] | None = None
+        sources: Sequence[str] | None = None
         try:
             references = self._references.of(record, split)
+            sources = self._references.sources(record, split)
         except (UserError, ValueError) as error:
             reason = str(error).removeprefix(f"run {record.run_id}: ")
-            self.left_out[f"no sentences are shown: {reason}"] = None
+            self.left_out[f"sources and references of sentences: {reason}"] = None
+        own = self._output(record, split)
+        if own is None or (references is not None and len(own) != len(references)):
             return split, []
-        outputs = {one.model_preset: self._output(one, split) for one in (record, *beside)}
-        complete = {
-            model: lines
-            for model, lines in outputs.items()
-            if lines is not None and len(lines) == len(references)
-        }
-        if record.model_preset not in complete:
-            return split, []
-        return split, [
-            self._sample(number, references[number], self._references.sources(record, split), complete)
-            for number in _spaced(len(references))
-        ]
+        outputs = {record.model_preset: own}
+        for one in beside:
+            lines = self._output(one, split)
+            if lines is not None and len(lines) == len(own):
+                outputs[one.model_preset] = lines
+        return split, [self._sample(number, sources, references, outputs) for number in _spaced(len(own))]
 
     @staticmethod
     def _sample(
-        number: int, reference: str, sources: Sequence[str] | None, outputs: Mapping[str, Sequence[str]]
+        number: int,
+        sources: Sequence[str] | None,
+        references: Sequence[str] | None,
+        outputs: Mapping[str, Sequence[str]],
     ) -> Sample:
+        reference = None if references is None else references[number]
         return Sample(
             number=number + 1,
             source=None if sources is None else _short(sources[number]),
-            reference=_short(reference),
-            outputs=[(model, marked(lines[number], reference)) for model, lines in outputs.items()],
+            reference=None if reference is None else _short(reference),
+            outputs=[
+                (model, marked(lines[number], lines[number] if reference is None else reference))
+                for model, lines in outputs.items()
+            ],
         )
 
     def _output(self, record: TrainRecord, split: str) -> list[str] | None:

@@ -63,6 +63,7 @@ def search_tables(study: StudyResults) -> list[Table]:
     rows, metrics = _rows(study), _metrics(study)
     if not rows:
         return []
+    seeds = {record.run_id: record.seed for record in study.trials}
     lines = []
     for row in rows:
         loss, scores = row["validation_loss"], [row[f"{VALIDATION}_{metric}"] for metric in metrics]
@@ -74,7 +75,7 @@ def search_tables(study: StudyResults) -> list[Table]:
                 str(row["trial"]),
                 row["status"],
                 NOT_MEASURED if row["steps"] is None else count(row["steps"]),
-                NOT_MEASURED if loss is None else f"{loss:.3f}",
+                NOT_MEASURED if loss is None else without_spread(loss),
                 *(NOT_MEASURED if score is None else without_spread(score) for score in scores),
                 "chosen" if row["chosen"] else "",
             ]
@@ -96,5 +97,6 @@ def search_tables(study: StudyResults) -> list[Table]:
             ],
             rows=lines,
             labels=3,
+            runs=[[(f"seed {seeds[row['run_id']]}", row["run_id"])] for row in rows],
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +29,7 @@ class StudyResults:
     speed_records: tuple[SpeedRecord, ...] = ()
     layer_records: tuple[LayerRecord, ...] = ()
     unreadable: tuple[str, ...] = ()
-    """One line for each record that is there and cannot be read."""
+    """One line for each record that is there, or in a study of `beside`, and cannot be read."""
     missing: tuple[str, ...] = ()
     """One line for each run of the study that has no record."""
     model_order: tuple[str, ...] = ()
@@ -94,7 +95,9 @@ def load_study(
     # A study of speeds alone has cells that nobody is to train.
     asked = cells if "train" in (document.get("measure") or ["train"]) else []
     chosen = document.get("chosen")
-    layer_records = tuple(r for r in contents.records if isinstance(r, LayerRecord))
+    layer_records = tuple(
+        sorted((r for r in contents.records if isinstance(r, LayerRecord)), key=_by_subject)
+    )
     beside = _beside(study, unreadable) if layer_records else ()
     return StudyResults(
         name=study.name,
@@ -117,6 +120,12 @@ def load_study(
     )
 
 
+def _by_subject(record: LayerRecord) -> tuple[str, list[str | int]]:
+    """Kinds together, and `d = 64` before `d = 128`."""
+    parts = re.split(r"(\d+)", record.subject)
+    return record.kind, [int(part) if part.isdecimal() else part for part in parts]
+
+
 def _beside(study: StudyFolder, unreadable: list[str]) -> tuple[StudyResults, ...]:
     found = []
     for name in BESIDE:
@@ -127,6 +136,8 @@ def _beside(study: StudyFolder, unreadable: list[str]) -> tuple[StudyResults, ..
             found.append(load_study(folder))
         except UserError as error:
             unreadable.append(f"{name}, beside this study: {error}")
+        else:
+            unreadable += [f"{name}, beside this study: {line}" for line in found[-1].unreadable]
     return tuple(found)
 
 

@@ -102,7 +102,7 @@ def _log(
             run_id=run_id,
             experiment_document=record.experiment,
             directory=directory,
-            device_class="cpu" if record.provenance.device_memory_bytes is None else "cuda",
+            device_class=record.provenance.device_class,
             is_trial=is_trial,
         )
 

@@ -67,6 +67,7 @@ def tables_2_and_3(facts: Facts) -> Iterator[Table]:
     for study in facts.beside:
         if study.name == VARIATIONS and study.groups:
             for group in study.groups:
+                facts.read.update({one.run_id: None for cell in group.comparable for one in cell.done})
                 yield Table(
                     title="Table 3, measured: the Transformer without a part of it",
                     heading=[_made(group)],
@@ -113,6 +114,7 @@ def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]
     for cell in group.comparable:
         if not cell.done:
             continue
+        facts.read.update({record.run_id: None for record in cell.done})
         seconds, counted = cell.median("train_seconds"), _operations(cell)
         joules = cell.median("energy_joules")
         peak = _peak(facts, cell)
@@ -143,18 +145,22 @@ def _peak(facts: Facts, cell: Cell) -> float | None:
     layers = [record for record in facts.records if record.kind == "utilisation"]
     speeds = [record for study in facts.beside for record in study.speed_records]
     found = [
-        row.value
+        (row.value, record.run_id)
         for record in layers
         for row in record.rows
         if row.quantity == "peak" and _conditions(record) == trained
     ]
     found += [
-        row.value
+        (row.value, record.run_id)
         for record in speeds
         for row in record.rows
         if row.phase == "peak" and _conditions(record) == trained
     ]
-    return max(found, default=None)
+    if not found:
+        return None
+    peak, run_id = max(found)
+    facts.read[run_id] = None
+    return peak
 
 
 def _without_peak(facts: Facts, cells: Sequence[Cell]) -> list[str]:

@@ -7,7 +7,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.measure.significance import summarise
 from benchmark.measure.timing import LEAST_STEADY, Interval, median, ratio, steady_from
@@ -148,6 +148,32 @@ def untrained_signals(facts: Facts) -> list[UntrainedSignal]:
                 if row.conditions["output"] == last and row.value > 0
             ]
             found.append(UntrainedSignal(subject=subject, side=str(side or ""), norms=norms))
+    return found
+
+
+class Scaled(NamedTuple):
+    """Target tokens per second of training on several devices, and on one beside it."""
+
+    model: str
+    devices: int
+    scaling: str
+    """Strong, one global batch for all, or weak, a batch for each."""
+    together: Row
+    alone: Row
+
+
+def scalings(facts: Facts) -> list[Scaled]:
+    """Every training on several devices, by model."""
+    found = []
+    for subject in facts.subjects("scaling"):
+        rows = {
+            (number(row, "devices"), number(row, "beside"), str(row.conditions["scaling"])): row
+            for row in facts.rows("scaling", subject, "target_tokens_per_second")
+        }
+        model = subject.removeprefix("training, ")
+        for (devices, beside, scaling), row in rows.items():
+            if devices > 1:
+                found.append(Scaled(model, int(devices), scaling, row, rows[beside, devices, scaling]))
     return found
 
 

@@ -17,6 +17,18 @@ from benchmark.why.facts import Facts, unsettled
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.table import further_tables, table_1
 
+TITLE = "Why self-attention, measured"
+
+
+def first_paragraph(scale: str | None = None) -> str:
+    """What the page is, of measurements at `scale` where they are of one that is known."""
+    measurements = f"measurements at scale {scale}" if scale else "measurements"
+    return (
+        f'Section 4 of "Attention Is All You Need" (Vaswani et al. 2017), from {measurements}. A verdict '
+        "follows from the records by a test that was fixed before; where something was not measured, or its "
+        "interval leaves it open, it is not decidable here."
+    )
+
 
 def findings(facts: Facts) -> list[tuple[Claim, Finding]]:
     """Every claim with its verdict, in the paper's order."""
@@ -101,11 +113,9 @@ def write_page(facts: Facts, folder: Path, scale: str) -> Path:
 def _page(facts: Facts, figures: Sequence[tuple[str, str]], scale: str) -> str:
     ledger = findings(facts)
     lines = [
-        "# Why self-attention, measured",
+        f"# {TITLE}",
         "",
-        f'Section 4 of "Attention Is All You Need" (Vaswani et al. 2017), from measurements at scale '
-        f"{scale}. A verdict follows from the records by a test that was fixed before; where something was "
-        "not measured, or its interval leaves it open, it is not decidable here.",
+        first_paragraph(scale),
         "",
         *markdown_lines(table_1(facts)),
         "",

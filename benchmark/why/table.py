@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from benchmark.record import Row
@@ -28,6 +28,7 @@ from benchmark.why.facts import (
     exponent,
     for_one_sequence,
     number,
+    scalings,
     time_exponent,
     times_of,
 )
@@ -58,6 +59,8 @@ _LINES = (
 
 def table_1(facts: Facts) -> Table:
     """The paper's columns, each followed by its measurement."""
+    facts.read.clear()
+    rows = [_row(facts, line) for line in _LINES]
     return Table(
         title="Table 1, measured",
         heading=_heading(facts),
@@ -102,9 +105,9 @@ def table_1(facts: Facts) -> Table:
             ),
             Column(title=("exponent of n", "in time,", "one sequence")),
         ],
-        rows=[_row(facts, line) for line in _LINES],
+        rows=rows,
         labels=1,
-        remarks=[],
+        records=sorted(facts.read),
     )
 
 
@@ -188,14 +191,16 @@ def further_tables(facts: Facts) -> list[Table]:
     """Depth of every pass, time over kernels, memory, what a device makes of batches, training on more
     devices, and translation.
     """
-    return [
-        *_passes(facts),
-        *_variants(facts),
-        *_memory(facts),
-        *_utilisation(facts),
-        *_scaling(facts),
-        *tables_2_and_3(facts),
-    ]
+    every = (_passes, _variants, _memory, _utilisation, _scaling, tables_2_and_3)
+    return [table for tables_of in every for table in _with_records(facts, tables_of(facts))]
+
+
+def _with_records(facts: Facts, tables: Iterable[Table]) -> Iterator[Table]:
+    """Each with the runs that are read while it is made."""
+    facts.read.clear()
+    for table in tables:
+        yield replace(table, records=sorted(facts.read))
+        facts.read.clear()
 
 
 def _passes(facts: Facts) -> Iterator[Table]:
@@ -345,17 +350,12 @@ def _utilisation(facts: Facts) -> Iterator[Table]:
 
 
 def _scaling(facts: Facts) -> Iterator[Table]:
-    found = {
-        subject: {
-            (row.conditions["devices"], row.conditions["beside"], row.conditions["scaling"]): row
-            for row in facts.rows("scaling", subject, "target_tokens_per_second")
-        }
-        for subject in facts.subjects("scaling")
-    }
-    if not found:
+    every = scalings(facts)
+    if not every:
         return
-    threads = {str(row.conditions["threads_of_each"]) for rows in found.values() for row in rows.values()}
-    points = [key for key in dict.fromkeys(itertools.chain.from_iterable(found.values())) if key[0] != 1]
+    threads = {str(one.together.conditions["threads_of_each"]) for one in every}
+    points = list(dict.fromkeys((one.devices, one.scaling) for one in every))
+    found = {(one.model, one.devices, one.scaling): one for one in every}
     yield Table(
         title="Training on more devices",
         heading=[f"threads of each process: {', '.join(sorted(threads))}"],
@@ -364,21 +364,21 @@ def _scaling(facts: Facts) -> Iterator[Table]:
             Column(title=("one device", "target", "tokens/s")),
             *(
                 Column(
-                    title=(f"{devices} devices", str(scaling), "times as fast"),
+                    title=(f"{devices} devices", scaling, "times as fast"),
                     note="Strong scaling shares one global batch, weak scaling gives each device a batch "
                     "of its own; the trainer on all devices against a plain loop on one, which take turns at "
                     "every step, 95 % interval.",
                 )
-                for devices, _, scaling in points
+                for devices, scaling in points
             ),
         ],
         rows=[
             [
-                subject.removeprefix("training, "),
-                _ranged(rows[1, points[0][0], "strong"]),
-                *(_ratio(rows[devices, 1, how], rows[1, devices, how]) for devices, _, how in points),
+                model,
+                _ranged(found[model, *points[0]].alone),
+                *(_ratio(found[model, *point].together, found[model, *point].alone) for point in points),
             ]
-            for subject, rows in found.items()
+            for model in dict.fromkeys(one.model for one in every)
         ],
         labels=1,
     )

@@ -4,23 +4,26 @@ import itertools
 
 import pytest
 
-from benchmark.record import CurvePoint, Row
+from benchmark.record import CurvePoint, LayerRecord, Row
 from benchmark.report.charts import (
     layer_signals,
     layer_times,
     learning_curves,
     quality_and_speed,
+    speeds_on_devices,
     study_charts,
+    utilisations,
 )
 from benchmark.report.comparison import groups
 from benchmark.report.curves import with_curves
 from benchmark.report.looks import looks
 from benchmark.report.study_results import load_study
-from benchmark.why.cells import ATTENTION
+from benchmark.why.cells import ATTENTION, RECURRENT
 from benchmark.why.facts import BOTH, Facts
 from tests.benchmark.report.records import layer_record, provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_html import runs
 from tests.benchmark.why.synthetic import records
+from tests.benchmark.why.test_table import scaling
 
 
 def speeds_shown(*speed_records):
@@ -126,6 +129,50 @@ def test_times_of_layers_stand_for_one_sequence_at_every_width() -> None:
     assert row.conditions["batch"] == 64 and row.low is not None
     assert (point["full_256"], point["full_256_low"]) == (row.value / 64, row.low / 64)
     assert layer_times(Facts([])) is None
+
+
+def utilisation(width: int, shares: dict[tuple[str, int], float]) -> LayerRecord:
+    rows = [
+        Row(
+            quantity="utilisation",
+            value=share,
+            low=share - 0.1,
+            high=share + 0.2,
+            unit="share of peak",
+            conditions={"layer": layer, "n": 32, "d": width, "batch": batch},
+        )
+        for (layer, batch), share in shares.items()
+    ]
+    peak = Row(quantity="peak", value=2.5e11, unit="operations/s", conditions={"layer": "matrix products"})
+    return layer_record(width, "utilisation", subject=f"layers, d = {width}", rows=[peak, *rows])
+
+
+def test_utilisation_is_a_curve_over_batches_for_each_layer_and_width() -> None:
+    shares = {(ATTENTION, 1): 0.25, (ATTENTION, 16): 0.75, (RECURRENT, 1): 0.125}
+    wide, narrow = utilisations(Facts([utilisation(512, shares), utilisation(64, {(ATTENTION, 1): 0.5})]))
+    assert (wide.name, narrow.name) == ("layers-utilisation-512", "layers-utilisation-64")
+    (batch,), (share,) = wide.x, wide.y
+    assert (batch.field, batch.log, share.label) == ("batch", True, "share of the peak of matrix products")
+    assert [(one["series"], one["batch"], one["share"]) for one in wide.points] == [
+        (ATTENTION, 1, 0.25), (ATTENTION, 16, 0.75), (RECURRENT, 1, 0.125),
+    ]  # fmt: skip
+    assert (wide.points[0][share.low], wide.points[0][share.high]) == (0.25 - 0.1, 0.25 + 0.2)
+    assert "n = 32, d = 512" in wide.caption and ": 250 billion a second" in wide.caption
+    assert utilisations(Facts([])) == []
+
+
+def test_training_on_devices_is_a_ratio_with_its_interval_for_each_model_and_scaling() -> None:
+    chart = speeds_on_devices(Facts([scaling("lstm-small", 1.5, 1.75), scaling("mine", 0.5, 2.0)]))
+    assert chart is not None and chart.kind == "intervals"
+    assert [(one["label"], one["series"], one["value"]) for one in chart.points] == [
+        ("lstm-small, 2 devices, strong", "lstm-small", 1.5),
+        ("lstm-small, 2 devices, weak", "lstm-small", 1.75),
+        ("mine, 2 devices, strong", "mine", 0.5),
+        ("mine, 2 devices, weak", "mine", 2.0),
+    ]
+    assert [one["subject"] for one in chart.points] == ["lstm", "lstm", "mine", "mine"]
+    assert {(one["low"], one["high"]) for one in chart.points[:1]} == {(1.5, 1.5)}, "rounds of equal ratios"
+    assert speeds_on_devices(Facts([])) is None
 
 
 def test_signals_are_of_the_longest_input_at_its_last_position() -> None:

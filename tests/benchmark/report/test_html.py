@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmark.config import ROOT
 from benchmark.hypotheses import compress_lines, lines_sha256
 from benchmark.record import CurvePoint, Row
 from benchmark.report import charts
 from benchmark.report.charts import study_charts
 from benchmark.report.curves import with_curves
-from benchmark.report.html import write_pages
+from benchmark.report.html import index_page, write_pages
 from benchmark.report.placing import STALE_SECONDS
 from benchmark.report.rounding import without_spread
 from benchmark.report.samples import SENTENCES, Samples, marked
@@ -24,9 +25,13 @@ from benchmark.report.tables import train_tables
 from benchmark.rescore import References
 from benchmark.store import StorageError
 from benchmark.study_texts import texts_folder
+from benchmark.why.facts import Facts
+from benchmark.why.page import TITLE, write_page
 from tests.benchmark.report.records import layer_record, provenance, scores, speed_record, train_record
 from tests.benchmark.report.test_budgets import cell
+from tests.benchmark.why.test_table import scaling
 
+COMMITTED = sorted((ROOT / "results").glob("*/report/index.html"))
 PAYLOAD = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
 
 
@@ -89,6 +94,26 @@ def test_every_cell_of_the_tables_is_in_the_page_and_twice_gives_the_same_bytes(
         assert record.provenance.torch_version in own
 
 
+def test_every_page_of_a_run_is_linked_from_the_first(study_folder, tmp_path):
+    """Those of trials and of runs that failed or diverged as well."""
+    final = runs()
+    trials = [
+        train_record("a" * 16, validation_loss=2.34567, curve=curve(0.0)),
+        train_record("b" * 16, "lstm-small", status="diverged"),
+    ]
+    failed = train_record("f" * 16, seed=5, status="failed", failure="out of memory")
+    cells = [
+        *(cell(record, trial=number) for number, record in enumerate(trials, 1)),
+        *map(cell, [*final, failed]),
+    ]
+    made, _ = pages(study_folder(*trials, *final, failed, cells=cells), tmp_path / "page")
+    first = made.pop("index.html")
+    assert len(made) == len(trials) + len(final) + 1
+    assert [name for name in made if f'href="{name}"' not in first] == []
+    # one loss reads the same in the search and on the page of its trial
+    assert "2.35" in cells_of(first) and "2.35" in cells_of(made[f"runs/{'a' * 16}.html"])
+
+
 def test_a_score_of_one_seed_reads_the_same_in_the_table_and_on_its_run_s_page(study_folder, tmp_path):
     values = {("test", "bleu"): 34.567, ("test", "sequence_accuracy"): 0.4567, ("validation", "bleu"): 5.0}
     record = train_record("a" * 16, scores=scores(values), curve=curve(0.0))
@@ -144,6 +169,27 @@ def test_texts_from_others_are_inert(study_folder, tmp_path):
         assert len(re.findall(r"<script", text)) == text.count("</script>")
 
 
+def test_a_page_says_what_its_study_is(study_folder, tmp_path):
+    folder = study_folder(layer_record(0xA, "path", subject="hops"))
+    layers = pages(folder, tmp_path / "page")[0]["index.html"]
+    assert f"<h1>{TITLE}</h1>" in layers and f"<title>{TITLE}</title>" in layers
+    assert ">a-study</a>" in layers, "which of several such studies"
+    text = write_page(Facts([]), tmp_path / "text", "quick").read_text()
+    (lead,) = re.findall('<p class="quiet">(.*?)</p>', layers)
+    assert html.unescape(lead).replace("measurements", "measurements at scale quick") in text
+    shutil.rmtree(tmp_path / "a-study")
+    trained = pages(study_folder(*runs(seeds=[0])), tmp_path / "page")[0]["index.html"]
+    assert "<h1>a-study</h1>" in trained
+    assert "transformer-small, convs2s-small, lstm-small on multi30k-en-de." in trained
+
+
+def test_a_table_of_layers_names_the_runs_that_it_is_made_from(study_folder, tmp_path):
+    folder = study_folder(scaling("a", 1.5, 1.8), scaling("b", 1.5, 1.8))
+    page = pages(folder, tmp_path / "page")[0]["index.html"]
+    table = page[page.index("<h3>Training on more devices</h3>") :]
+    assert f"<p>from the records of a-study: {'a' * 16}, {'b' * 16}</p>" in table.partition("</section>")[0]
+
+
 def test_many_curves_make_no_large_page(study_folder, tmp_path, monkeypatch):
     """Of 9 rows with 3 points each: what a point takes, and what is left when there are too many."""
     study = load_study(folder := study_folder(*runs()))
@@ -180,16 +226,17 @@ def test_a_page_is_the_same_bytes_from_every_working_directory(study_folder, tmp
     monkeypatch.chdir(tmp_path)
     assert pages(Path(folder.name), Path("page"))[0] == first
     record = f"results/a-study/runs/{run_id}/record.json"
-    assert command_of(first[f"runs/{run_id}.html"]) == f"seqbench run {record} --threads 2"
+    assert command_of(first[f"runs/{run_id}.html"]) == f"seqbench run {record} --device cpu --threads 2"
 
 
 @pytest.mark.parametrize(
     ("experiment", "given", "options"),
     [
-        ({}, {"threads": 3}, "--threads 3"),
-        ({}, {"threads": 1, "devices": 2}, "--threads 1 --devices 2"),
-        ({"model_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
-        ({"task_file_sha256": "0" * 64}, {}, "--threads 2 --trust-code"),
+        ({}, {"threads": 3}, "--device cpu --threads 3"),
+        ({}, {"device_memory_bytes": 2**36}, "--device cuda --threads 2"),
+        ({}, {"threads": 1, "devices": 2}, "--device cpu --threads 1 --devices 2"),
+        ({"model_file_sha256": "0" * 64}, {}, "--device cpu --threads 2 --trust-code"),
+        ({"task_file_sha256": "0" * 64}, {}, "--device cpu --threads 2 --trust-code"),
     ],
 )
 def test_the_command_of_a_run_has_what_its_bits_rest_on(study_folder, tmp_path, experiment, given, options):
@@ -265,7 +312,22 @@ def test_sentences_stand_beside_those_of_the_other_models(study_folder, tmp_path
     own = folder / "runs" / made[0][0].run_id / "hypotheses.test.txt.gz"
     own.write_bytes(compress_lines(["changed"] * 50))
     page = pages(folder, tmp_path / "page")[0][f"runs/{made[0][0].run_id}.html"]
-    assert "die Katze" not in page and "this run's output as it was scored, are not at hand" in page
+    assert "die Katze" not in page and "this run's output of test as it was scored is not at hand" in page
+
+
+def test_without_texts_sentences_are_the_outputs_alone(study_folder, tmp_path):
+    made = list(map(with_output, runs(seeds=[0]), ("cat", "dog", PAYLOAD)))
+    folder = study_folder(*(record for record, _ in made))
+    lay_output(folder, made)
+    shutil.rmtree(folder / "texts")
+    page = pages(folder, tmp_path / "page", tmp_path / "nowhere")[0][f"runs/{made[1][0].run_id}.html"]
+    assert "Without source and reference" in page and "--data-dir" in page
+    assert '">source<' not in page and '">reference<' not in page and "die Katze" not in page
+    for word in ("cat", "dog"):
+        assert len(re.findall(f"<td>the {word} number [0-9]+ sits here</td>", page)) == SENTENCES
+    assert "<img" not in page and "<ins>" not in page
+    alone, _ = pages(study_folder(made[0][0].model_copy(update={"run_id": "9" * 16})), tmp_path / "page")
+    assert "Not shown: this run's output of test" in alone[f"runs/{'9' * 16}.html"]
 
 
 def test_sentences_stand_beside_those_of_the_same_match_precision_and_setting(study_folder, tmp_path):
@@ -309,7 +371,7 @@ def test_without_texts_it_says_why_once(study_folder, tmp_path):
     samples = Samples(folder, References(folder, tmp_path / "nowhere"))
     write_pages(load_study(folder), folder, tmp_path / "page", samples)
     (line,) = samples.left_out
-    assert line.startswith("no sentences are shown: ")
+    assert line.startswith("sources and references of sentences: ")
 
 
 def test_differences_are_those_of_words():
@@ -317,6 +379,17 @@ def test_differences_are_those_of_words():
         ("a b", "same"), ("c", "missing"), ("d", "same"), ("e", "added"),
     ]  # fmt: skip
     assert [tuple(part) for part in marked("", "a")] == [("a", "missing")]
+
+
+@pytest.mark.parametrize("index", COMMITTED, ids=[path.parts[-3] for path in COMMITTED])
+def test_a_page_of_the_results_is_what_its_records_give(index):
+    """But for the drawings, whose bytes are matplotlib's."""
+    folder = index.parents[1]
+    study = load_study(folder)
+    page = index_page(study, with_curves((*study.train_records, *study.trials), folder))
+    made, committed = (re.sub(r'src="data:image[^"]*"', "", text) for text in (page, index.read_text()))
+    is_same = made == committed  # a failing `==` of two pages would be explained for minutes
+    assert is_same, f"to make it again: seqbench report {folder.relative_to(ROOT)} --format html"
 
 
 def test_an_interrupted_page_leaves_the_old_one_whole(study_folder, tmp_path):

@@ -6,13 +6,14 @@ import shutil
 
 import pytest
 
-from benchmark.config import ROOT
+from benchmark.why.cells import ATTENTION, RECURRENT
 from tests.benchmark.report.records import speed_record
-from tests.benchmark.report.test_html import pages, runs
+from tests.benchmark.report.test_charts import utilisation
+from tests.benchmark.report.test_html import COMMITTED, pages, runs
+from tests.benchmark.why.test_table import scaling
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-COMMITTED = sorted((ROOT / "results").glob("*/report/index.html"))
 GROUND = "getComputedStyle(document.body).backgroundColor"
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
@@ -102,6 +103,16 @@ def test_learning_curves_are_over_steps_tokens_and_seconds(opened):
         )
         assert f"{label} →" in (figure.locator("svg").last.text_content() or "")
     assert list(ends.values()) == ["2,000", "1,400,000", "200"]
+
+
+def test_speeds_of_layers_over_batches_and_devices_are_drawn(browser, study_folder, tmp_path):
+    shares = {(layer, batch): 0.01 * batch for layer in (ATTENTION, RECURRENT) for batch in (1, 16, 64)}
+    folder = study_folder(utilisation(512, shares), scaling("a", 1.5, 1.75))
+    with watched(browser, pages(folder, tmp_path / "page")[1]) as page:
+        over_batches, over_devices = page.locator("#layers-utilisation-512"), page.locator("#layers-scaling")
+        assert over_batches.locator("svg [aria-label=line] path").count() == 2
+        assert over_batches.locator("svg [aria-label=dot] > *").count() == 6
+        assert over_devices.locator("svg [aria-label=dot] > *").count() == 2
 
 
 def test_dark_and_light(opened):

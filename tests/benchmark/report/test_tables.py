@@ -294,6 +294,14 @@ def test_a_studys_folder_gives_records_unreadable_ones_and_missing_cells(study_f
     assert str(folder) not in line
 
 
+def test_records_of_layers_are_in_the_order_of_what_was_measured(study_folder):
+    subjects = ("layers, d = 128", "layers, d = 64", "attention")
+    made = [layer_record(number, "time", subject=subject) for number, subject in enumerate(subjects)]
+    folder = study_folder(*made, layer_record(9, "path", subject="recurrent"))
+    found = [(one.kind, one.subject) for one in load_study(folder).layer_records]
+    assert found == [("path", "recurrent"), *(("time", subject) for subject in reversed(subjects))]
+
+
 def test_in_a_study_of_speeds_alone_no_run_is_missing(study_folder):
     cells = [cell("d" * 16, "lstm-small", 0)]
     assert load_study(study_folder(speed_record("c" * 16), cells=cells, measure=["speed"])).missing == ()

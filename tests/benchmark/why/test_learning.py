@@ -15,6 +15,7 @@ from benchmark.why.cost import tables_2_and_3
 from benchmark.why.facts import Facts
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.page import why_tables
+from benchmark.why.table import further_tables
 from tests.benchmark.report.records import provenance, scores, speed_record, train_record
 from tests.benchmark.why.synthetic import row
 from tests.benchmark.why.test_claims import reason
@@ -324,7 +325,10 @@ def test_table_2_says_what_every_study_ran_on_and_how_its_runs_ended() -> None:
     runs = [
         one.model_copy(update={"status": "failed"}) if one.seed == 6 else one for one in study.train_records
     ]
-    (measured, _) = tables_2_and_3(Facts([], [], [dataclasses.replace(study, train_records=tuple(runs))]))
+    facts = Facts([], [], [dataclasses.replace(study, train_records=tuple(runs))])
+    measured, published = further_tables(facts)
+    assert measured.records == sorted(one.run_id for one in runs if one.status == "done")
+    assert list(published.records) == []
     assert measured.heading == [
         "multi30k-en-de, equal seconds: A Processor @ 2.00GHz, 2 threads, float32; 5,000 steps of training; "
         "runs: 12 done, 2 failed, 0 diverged"

@@ -2,7 +2,7 @@ import pytest
 
 from benchmark.measure.layers import summarised
 from benchmark.record import LayerRecord, Row
-from benchmark.report.layout import NOT_MEASURED, Table
+from benchmark.report.layout import NOT_MEASURED, Table, markdown_lines
 from benchmark.why.cells import ATTENTION, RESTRICTED
 from benchmark.why.facts import Facts, Missing
 from benchmark.why.table import WRITTEN_OUT, further_tables, table_1
@@ -44,6 +44,19 @@ def test_scaling_is_told_as_ratios_within_rounds() -> None:
         ["b", 100, 1.25, 2],
     ]
     assert table.heading == ["threads of each process: 1"]
+
+
+def test_every_table_names_the_runs_whose_records_it_is_made_from() -> None:
+    every = [*records(), scaling("a", 1.5, 1.8), scaling("b", 1.25, 2.0)]
+    kinds = {record.run_id: record.kind for record in every}
+    facts = Facts(every)
+    found = {table.title: table for table in (table_1(facts), *further_tables(facts))}
+    of = {title: {kinds[run_id] for run_id in table.records} for title, table in found.items()}
+    assert of["Table 1, measured"] == {"complexity", "span", "path", "time"}
+    assert of["Memory against length"] == {"complexity"}
+    scaled = found["Training on more devices"]
+    assert scaled.records == ["a" * 16, "b" * 16]
+    assert f"- from the records of {'a' * 16}, {'b' * 16}" in markdown_lines(scaled)
 
 
 def test_each_exponent_of_time_says_of_which_layer_and_batches_it_is() -> None:

@@ -84,6 +84,7 @@ def test_from_nothing_to_the_page_and_nothing_twice(tiny):
     assert pictures == [f"{name}.svg" for name in names]
     index = (folder / "report" / "index.html").read_text()
     assert all(number in index for number in claims), "the page of the study is written as well"
+    assert index == index_page(load_study(folder), {}), "and is that of a report"
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/record.json")}
     bytes_before = {path: path.read_bytes() for path in (folder / "report").glob("*.svg")}
     code, _, said = why(tiny)
@@ -118,6 +119,26 @@ def test_its_page_is_of_this_machine_where_the_folder_holds_larger_records_of_an
         assert other not in page and other not in text
     everything = load_study(tiny / "why")
     assert "A Processor @ 2.00GHz" in index_page(everything, {}), "a report is of the whole folder"
+
+
+def test_what_it_cannot_read_is_named_and_ends_it_with_3(tiny, monkeypatch):
+    """In a study beside as in its own."""
+    some = [cells.LayerCell(kind="span", subject="good", settings=GOOD)]
+    monkeypatch.setattr(measuring, "cells", lambda *arguments: some)
+    beside = tiny / "speed" / "runs" / ("a" * 16)
+    beside.mkdir(parents=True)
+    (tiny / "speed" / "study.yaml").write_text("study: speed\nschema_version: 1\ncells: []\n")
+    code, _, said = why(tiny)
+    assert code == 0, said
+    (beside / "record.json").write_text("{}")
+    code, _, said = why(tiny)
+    assert (code, said.count(f"left out: speed, beside this study: runs/{'a' * 16}/record.json: ")) == (3, 1)
+    assert "unreadable, left out: speed, beside" in (tiny / "why" / "report" / "index.html").read_text()
+    (beside / "record.json").unlink()
+    own = tiny / "why" / "runs" / ("b" * 16)
+    own.mkdir()
+    (own / "record.json").write_text("{}")
+    assert why(tiny)[0] == 3
 
 
 STUDY = """
