@@ -1,6 +1,6 @@
 """Matrices say what the pairs say, from both sides; rankings say where the order depends on the match."""
 
-from benchmark.report.comparison import group_titles, groups
+from benchmark.report.comparison import Matched, group_titles, groups
 from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
 from benchmark.report.search import search_tables
 from benchmark.report.significance import significance_tables
@@ -49,7 +49,7 @@ def test_places_under_each_match():
         *records("parameters", transformer=30.0, lstm=34.0),
         *records("seconds", transformer=36.0, lstm=34.0),
     ]
-    matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+    matches = {record.run_id: {record.run_id.split()[0]: Matched()} for record in every}
     (table,) = ranking_tables(groups(every, ("transformer-small", "lstm-small"), matches))
     assert table.title.endswith("ranking by test BLEU")
     names = [row[0] for row in table.rows]
@@ -69,7 +69,7 @@ def test_an_order_is_claimed_no_further_than_the_tests_decide_it():
             *records("parameters", seeds, transformer=30.0, lstm=34.0),
             *records("seconds", seeds, transformer=30.0, lstm=lstm),
         ]
-        matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+        matches = {record.run_id: {record.run_id.split()[0]: Matched()} for record in every}
         return ranking_remarks(groups(every, ("transformer-small", "lstm-small"), matches))
 
     same = "test BLEU: the means are in the same order at equal parameters, seconds; these seeds decide "
@@ -84,7 +84,7 @@ def test_an_order_is_claimed_no_further_than_the_tests_decide_it():
 
 def test_one_match_has_no_ranking_to_compare():
     every = records("seconds", transformer=36.0, lstm=34.0)
-    matches = {record.run_id: {"seconds": None} for record in every}
+    matches = {record.run_id: {"seconds": Matched()} for record in every}
     assert ranking_tables(groups(every, (), matches)) == []
 
 
