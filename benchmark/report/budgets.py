@@ -80,6 +80,14 @@ def _reference(cell: Cell, group: Group) -> Cell | None:
     return None
 
 
+def held_equal(group: Group) -> str:
+    """In a phrase: what is matched, and which models' rows break it."""
+    match = group.conditions.match
+    held = f"{QUANTITIES[match]} alone" if match else "nothing beyond the budget"
+    broken = dict.fromkeys(cell.model for cell in group.cells if cell.invalid)
+    return f"held equal: {held}" + (f"; broken by {', '.join(broken)}" if broken else "")
+
+
 def match_lines(group: Group) -> list[str]:
     """For the heading of a table: what is matched, how well, and how far the rest lies apart."""
     match = group.conditions.match
