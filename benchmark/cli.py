@@ -391,7 +391,7 @@ def _show_columns(lines: list[list[str]]) -> None:
 
 
 def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
-    """Print what a study has now; whether a run is not done."""
+    """Print what a study has now; whether a run is not done, or a record cannot be read."""
     from benchmark.record import UnreadableRecord
     from benchmark.report.study_results import load_study
     from benchmark.report.tables import terminal_table
@@ -419,13 +419,15 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
         )
     loaded = load_study(folder.path, folder)
     if as_json:
+        for line in loaded.unreadable:
+            say(f"left out: {line}")
         show(json.dumps({"study": folder.name, "folder": str(folder.path), "runs": runs}, indent=1))
     else:
         show(terminal_table(loaded, _width()))
         say(f"again at any time:  seqbench report {folder.path}")
     # A trial of a search is a trial however it ended.
     failed = any(one["status"] != "done" and one["trial"] is None for one in runs)
-    return failed or loaded.is_broken
+    return failed or loaded.is_broken or bool(loaded.unreadable)
 
 
 def _width() -> int:
@@ -966,16 +968,17 @@ def list_(
     found: dict[str, list[dict[str, Any]]] = {}
     for one in Kind if kind is None else [kind]:
         found[one.value] = list(_runs(results) if one is Kind.runs else _presets(one.value))
+    code = 3 if any(row["status"] is None for row in found.get("runs", [])) else 0
     if as_json:
         show(json.dumps(found, indent=1))
-        return 0
+        return code
     width = max((len(row["name"]) for rows in found.values() for row in rows), default=0)
     for name, rows in found.items():
         if rows or kind is not None:
             show(f"{name}:")
         for row in rows:
             show(f"  {row['name']:{width}}  {row['about']}".rstrip())
-    return 0
+    return code
 
 
 def _presets(kind: str) -> Iterator[dict[str, Any]]:
