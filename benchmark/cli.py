@@ -207,11 +207,6 @@ def run(
     request = request_from(what, study=study, trust_code=trust_code)
     folder = StudyFolder(results, request.study)
     _refuse_a_copy(what, folder, study)
-    if dry_run:
-        from benchmark.running import planned
-
-        _show_cells(planned(request, folder), folder, as_json)
-        return 0
     options = RunOptions(
         results=results,
         data_directory=_data_directory(data_directory),
@@ -223,6 +218,11 @@ def run(
         progress=sys.stderr.isatty(),
         study=request.study,
     )
+    if dry_run:
+        from benchmark.running import planned
+
+        _show_cells(planned(request, folder), folder, options, as_json)
+        return 0
     if devices > 1:
         from benchmark.device import check_devices
 
@@ -331,7 +331,8 @@ def _mirror(folder: StudyFolder, options: RunOptions) -> None:
         say(f"wandb has no table of this study: {tracking.reason(error)}")
 
 
-def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
+def _show_cells(request: Request, folder: StudyFolder, options: RunOptions, as_json: bool) -> None:
+    from benchmark.engines.local import slots
     from benchmark.forecast import forecast, summary
     from benchmark.study import known_runs
 
@@ -364,8 +365,10 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
     lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in shown]
     settings = _settings([one.cell for one in plan])
     _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
-    for line in summary(plan):
+    for line in summary(plan, side_by_side=len(slots(options))):
         say(line)
+    if "speed" in request.measure:
+        say("and speeds, which are compared after the runs")
     if request.undecided:
         say(f"and {request.undecided} runs of the comparison, which follow from the search")
 

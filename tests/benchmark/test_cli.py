@@ -312,6 +312,8 @@ def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
         "task=reverse",
         "training.seconds=9",
         "seed=0,1",
+        "--device",
+        "cpu",
     ]
     code, output, _ = inside(*arguments, "--results", tmp_path, "--dry-run", "--json")
     cells = json.loads(output)["cells"]
@@ -323,7 +325,7 @@ def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
     code, output, errors = inside(*arguments, "--results", tmp_path, "--dry-run")
     assert (code, output.count("\n")) == (0, 5)
     assert errors.splitlines() == [
-        "seqbench: 4 runs: 4 to do", "seqbench: expected: 36 s one after another",
+        "seqbench: 4 runs: 4 to do", "seqbench: expected: 36 s, one after another",
         "seqbench: memory of a run: unknown until one is done",
     ]  # fmt: skip
     assert not list(tmp_path.iterdir())
@@ -331,7 +333,7 @@ def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
 
 def test_a_dry_run_shows_how_each_run_stands_and_what_the_rest_will_take(tmp_path):
     arguments = ["run", "model=lstm-small", "task=reverse", "training.steps=40", "training.precision=float32"]
-    arguments += ["seed=0,1,2,3", "--study", "s", "--results", tmp_path, "--dry-run"]
+    arguments += ["seed=0,1,2,3", "--study", "s", "--results", tmp_path, "--dry-run", "--device", "cpu"]
     cells = json.loads(inside(*arguments, "--json")[1])["cells"]
     folder = StudyFolder(tmp_path, "s")
     ends: tuple[dict[str, Any], ...] = (
@@ -353,7 +355,7 @@ def test_a_dry_run_shows_how_each_run_stands_and_what_the_rest_will_take(tmp_pat
     ]  # fmt: skip
     assert errors.splitlines() == [
         "seqbench: 4 runs: 1 done, 1 failed, 1 interrupted, 1 to do",
-        "seqbench: expected: 5 min one after another", "seqbench: memory of a run: up to 3 MiB so far",
+        "seqbench: expected: 5 min, one after another", "seqbench: memory of a run: up to 3 MiB so far",
     ]  # fmt: skip
     seen = [
         (one["status"], one["goes_on_at_step"])
