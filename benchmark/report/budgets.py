@@ -119,7 +119,10 @@ def match_lines(group: Group) -> list[str]:
 
 
 def _share_off(ratios: Sequence[float], first: str) -> str:
-    return f"({_span([ratio - 1 for ratio in ratios], '+.1%')} against {first})" if ratios else "not known"
+    if not ratios:
+        return "not known"
+    off = [round(ratio - 1, 3) + 0.0 for ratio in ratios]  # so that none is -0.0
+    return f"({_span(off, '+.1%')} against {first})"
 
 
 def _span(values: Sequence[float], form: str) -> str:
