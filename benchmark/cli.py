@@ -208,11 +208,6 @@ def run(
     request = request_from(what, study=study, trust_code=trust_code)
     folder = StudyFolder(results, request.study)
     _refuse_a_copy(what, folder, study)
-    if dry_run:
-        from benchmark.running import planned
-
-        _show_cells(planned(request, folder), folder, as_json)
-        return 0
     options = RunOptions(
         results=results,
         data_directory=_data_directory(data_directory),
@@ -224,6 +219,11 @@ def run(
         progress=sys.stderr.isatty(),
         study=request.study,
     )
+    if dry_run:
+        from benchmark.running import planned
+
+        _show_cells(planned(request, folder), folder, options, as_json)
+        return 0
     if devices > 1:
         from benchmark.device import check_devices
 
@@ -332,7 +332,8 @@ def _mirror(folder: StudyFolder, options: RunOptions) -> None:
         say(f"wandb has no table of this study: {tracking.reason(error)}")
 
 
-def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
+def _show_cells(request: Request, folder: StudyFolder, options: RunOptions, as_json: bool) -> None:
+    from benchmark.engines.local import slots
     from benchmark.forecast import forecast, summary
     from benchmark.study import known_runs
 
@@ -365,8 +366,10 @@ def _show_cells(request: Request, folder: StudyFolder, as_json: bool) -> None:
     lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in shown]
     settings = _settings([one.cell for one in plan])
     _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
-    for line in summary(plan):
+    for line in summary(plan, side_by_side=len(slots(options))):
         say(line)
+    if "speed" in request.measure:
+        say("and speeds, which are compared after the runs")
     if request.undecided:
         say(f"and {request.undecided} runs of the comparison, which follow from the search")
 
@@ -392,7 +395,7 @@ def _show_columns(lines: list[list[str]]) -> None:
 
 
 def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
-    """Print what a study has now; whether a run is not done."""
+    """Print what a study has now; whether a run is not done, or a record cannot be read."""
     from benchmark.record import UnreadableRecord
     from benchmark.report.study_results import load_study
     from benchmark.report.tables import terminal_table
@@ -420,13 +423,15 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
         )
     loaded = load_study(folder.path, folder)
     if as_json:
+        for line in loaded.unreadable:
+            say(f"left out: {line}")
         show(json.dumps({"study": folder.name, "folder": str(folder.path), "runs": runs}, indent=1))
     else:
         show(terminal_table(loaded, _width()))
         say(f"again at any time:  seqbench report {folder.path}")
     # A trial of a search is a trial however it ended.
     failed = any(one["status"] != "done" and one["trial"] is None for one in runs)
-    return failed or loaded.is_broken
+    return failed or loaded.is_broken or bool(loaded.unreadable)
 
 
 def _width() -> int:
@@ -968,16 +973,17 @@ def list_(
     found: dict[str, list[dict[str, Any]]] = {}
     for one in Kind if kind is None else [kind]:
         found[one.value] = list(_runs(results) if one is Kind.runs else _presets(one.value))
+    code = 3 if any(row["status"] is None for row in found.get("runs", [])) else 0
     if as_json:
         show(json.dumps(found, indent=1))
-        return 0
+        return code
     width = max((len(row["name"]) for rows in found.values() for row in rows), default=0)
     for name, rows in found.items():
         if rows or kind is not None:
             show(f"{name}:")
         for row in rows:
             show(f"  {row['name']:{width}}  {row['about']}".rstrip())
-    return 0
+    return code
 
 
 def _presets(kind: str) -> Iterator[dict[str, Any]]:

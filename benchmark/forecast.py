@@ -88,8 +88,8 @@ def _step_to_go_on_from(folder: StudyFolder, run_id: str) -> int | None:
     return last_step(kept)
 
 
-def summary(planned: Sequence[Planned]) -> list[str]:
-    """The forecast in a few lines."""
+def summary(planned: Sequence[Planned], *, side_by_side: int) -> list[str]:
+    """The forecast in a few lines, where so many runs go side by side."""
     runs = {one.run_id or str(number): one for number, one in enumerate(planned)}.values()
     counts = [
         (sum(one.status == status for one in runs), status)
@@ -102,7 +102,9 @@ def summary(planned: Sequence[Planned]) -> list[str]:
     if not missing:
         return lines
     if len(seconds) == len(missing):
-        lines.append(f"expected: {duration(sum(seconds))} one after another")
+        beside = min(side_by_side, len(missing))
+        order = "one after another" if beside == 1 else f"{beside} side by side"
+        lines.append(f"expected: {duration(sum(seconds) / beside)}, {order}")
     else:
         lines.append("expected: unknown until a run is done")
     if memory:

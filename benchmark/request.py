@@ -7,9 +7,10 @@ and `search` how many trials each model gets, over its own space, before the com
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -421,6 +422,7 @@ class _Grid:
     def cells(self, chosen: Chosen) -> list[Cell]:
         """Of the comparison. What has no choice yet stands as its recipe says."""
         cells: list[Cell] = []
+        found: dict[tuple[str | None, str, bytes], str] = {}
         for model in self._models:
             for task in self._tasks:
                 decided = chosen.get((model.label, task.label), {})
@@ -432,8 +434,12 @@ class _Grid:
                 for one in self._settings_of(model):
                     raw = merged(*self._layers(model, task), decided, one, self._line)
                     raw.pop("search", None)
+                    place = f"{model.label} on {task.label}"
+                    if len(self._settings_of(model)) > 1:
+                        place += f" with settings {shown(flattened(one))}"
                     for match in self._matches:
-                        cells += _expanded(raw, model, task, self._trust_code, match=match)
+                        expanded = _expanded(raw, model, task, self._trust_code, match=match)
+                        cells += _each_once(expanded, place, found)
                         if len(cells) > MAXIMUM_CELLS:
                             raise _too_many_cells()
         # One seed of every model before the next seed, so that a study that is cut off can be read.
@@ -446,6 +452,26 @@ class _Grid:
         if self._matches != [None]:
             _check_match(cells)
             references(cells)
+
+
+def _each_once(
+    cells: Iterable[Cell], place: str, found: dict[tuple[str | None, str, bytes], str]
+) -> Iterator[Cell]:
+    """The cells of one place of the grid; `found` are those before, each with its place.
+
+    Raises:
+        UserError: one is there already, under the same match.
+    """
+    for cell in cells:
+        fields = hashlib.sha256(cell.experiment.canonical().encode()).digest()
+        other = found.get((cell.match, cell.model_preset, fields))
+        if other is not None:
+            raise UserError(
+                f"{other} and {place} are one run: presets, settings and command line give them the same "
+                "fields; leave one out"
+            )
+        found[cell.match, cell.model_preset, fields] = place
+        yield cell
 
 
 def references(cells: Sequence[Cell]) -> list[Cell | None]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from filelock import FileLock, Timeout
 
 from benchmark.config import BUDGETS, RunOptions, UserError, canonical_json, nested, varying_fields
-from benchmark.engines import Finished
+from benchmark.engines import Engine, Finished
 from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell, slots
 from benchmark.forecast import Pace, duration
 from benchmark.record import TrainRecord, UntouchableRecord
@@ -133,7 +133,7 @@ class StudyRun:
         self._say(_plan(self._folder, outcome.made, len(cells), len(todo)))
         if not todo:
             return
-        engine = LocalEngine(self._supervisor, self._folder, self.options)
+        engine: Engine = LocalEngine(self._supervisor, self._folder, self.options)
         lines, leased = _Lines(todo, self._say, len(slots(self.options))), []
         for finished in engine.run(todo, lines.started):
             lines.finished(finished)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from benchmark.record import Record
 from benchmark.study import FrozenCell
@@ -26,6 +26,9 @@ class Finished(NamedTuple):
 
 class Engine(Protocol):
     """Cells in, records out."""
+
+    wandb: Literal["auto", "online", "offline", "disabled"]
+    """Where the next runs are mirrored: once a run has found wandb to be absent, none asks again."""
 
     def run(self, cells: Sequence[FrozenCell], started: Started) -> Iterator[Finished]:
         """Run each cell that no other worker has run or is running, and tell `started` when.

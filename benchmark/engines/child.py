@@ -167,7 +167,7 @@ def _run(folder: RunFolder, experiment: Experiment, options: RunOptions, *, firs
             experiment,
             options,
             reason_of(error),
-            peak_memory_bytes=peak_bytes(resource.getrusage(resource.RUSAGE_SELF)),
+            peak_memory_bytes=_own_peak_bytes(options),
         )
     if record is None:
         return 0
@@ -332,10 +332,26 @@ def _provenance_here(precision: Literal["float32", "bfloat16"], options: RunOpti
     torch.set_num_threads(
         threads_of(options)
     )  # the record states those of the run, also where its parent writes it
-    on_cuda = options.device in ("auto", "cuda") and torch.cuda.is_available()
     return take_provenance(
-        device=torch.device("cuda" if on_cuda else "cpu"), precision=precision, devices=options.devices
+        device=torch.device("cuda" if _is_on_cuda(options) else "cpu"),
+        precision=precision,
+        devices=options.devices,
     )
+
+
+def _is_on_cuda(options: RunOptions) -> bool:
+    import torch
+
+    return options.device in ("auto", "cuda") and torch.cuda.is_available()
+
+
+def _own_peak_bytes(options: RunOptions) -> int:
+    """Of the accelerator, else of this process (resident set), until now."""
+    if not _is_on_cuda(options):
+        return peak_bytes(resource.getrusage(resource.RUSAGE_SELF))
+    import torch
+
+    return torch.cuda.max_memory_allocated()
 
 
 def peak_bytes(usage: resource.struct_rusage) -> int:

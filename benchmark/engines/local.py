@@ -383,7 +383,6 @@ class LocalEngine:
         self._supervisor, self._folder = supervisor, folder
         self._slots = slots(options)
         self.wandb = options.wandb
-        """Where the next runs are mirrored: once a run has found wandb to be absent, none asks again."""
         self._options = replace(options, threads=threads_of_each(options, len(self._slots)))
         self._failed_before: dict[str, tuple[int, int] | None] = {}
 

@@ -37,21 +37,35 @@ def _value(record: TrainRecord, match: str) -> float | None:
     return record.operations_per_step * record.steps
 
 
+def timed_seconds(cell: Cell) -> float | None:
+    """What a match of seconds holds equal: the steps taken, at what one took when the study was made."""
+    steps = cell.median("steps")
+    return None if steps is None or cell.seconds_per_step is None else steps * cell.seconds_per_step
+
+
+def _timed_ratio(cell: Cell) -> float | None:
+    """To what the reference had when this row was timed; 1 for the reference itself."""
+    mine = timed_seconds(cell)
+    return None if mine is None else mine / (cell.held or mine)
+
+
 def broken_match(cell: Cell, match: str, group: Group) -> str:
     """Why a row is not what its match promises; empty where it is, has not ended, or is the reference.
 
-    What the reference's runs have decides; before they have ended, what the study says of it.
-
-    Seconds are what they were on the day, and are reported; what they were matched by is the number of steps.
+    What the reference's runs have decides; before they have ended, what the study says of it. Seconds are
+    those that were timed: what a run took on the day is reported, and breaks no match.
     """
-    if match not in ("parameters", "flops") or cell.held is None or not cell.done:
+    if not match or cell.held is None or not cell.done:
         return ""
-    mine = quantity(cell.done, match)
-    if mine is None:
+    if match == "seconds":
+        ratio = _timed_ratio(cell)
+    else:
+        mine, reference = quantity(cell.done, match), _reference(cell, group)
+        theirs = None if reference is None else quantity(reference.done, match)
+        ratio = None if mine is None else mine / (theirs or cell.held)
+    if ratio is None:
         return f"its {QUANTITIES[match]} are not known"
-    reference = _reference(cell, group)
-    theirs = None if reference is None else quantity(reference.done, match)
-    off = mine / (theirs or cell.held) - 1
+    off = ratio - 1
     if abs(off) <= TOLERANCE:
         return ""
     return f"its {QUANTITIES[match]} are {off:+.1%} off what it is matched to"
@@ -64,6 +78,14 @@ def _reference(cell: Cell, group: Group) -> Cell | None:
         if other.held is None and other.records[0].experiment.get("data") == data:
             return other
     return None
+
+
+def held_equal(group: Group) -> str:
+    """In a phrase: what is matched, and which models' rows break it."""
+    match = group.conditions.match
+    held = f"{QUANTITIES[match]} alone" if match else "nothing beyond the budget"
+    broken = dict.fromkeys(cell.model for cell in group.cells if cell.invalid)
+    return f"held equal: {held}" + (f"; broken by {', '.join(broken)}" if broken else "")
 
 
 def match_lines(group: Group) -> list[str]:
@@ -79,25 +101,33 @@ def match_lines(group: Group) -> list[str]:
         pairs = [(cell, leader) for cell in group.comparable if leader and cell.model != leader.model]
     if not pairs:
         return []
-    first = pairs[0][1].model
-    parts = []
+    first, is_over_devices = pairs[0][1].model, pairs[0][1].is_over_devices
+    held, rest = "nothing beyond the budget", []
     for name, words in QUANTITIES.items():
-        if name == "seconds" != match and pairs[0][1].is_over_devices:
-            continue  # they belong to one device
         ratios = [ratio for cell, reference in pairs if (ratio := _ratio(cell, reference, name)) is not None]
-        if not ratios:
-            parts.append((name, f"{words} not known"))
+        times = f"({_span(ratios, '.2f')} times those of {first})" if ratios else "not known"
+        if name == "seconds" and is_over_devices:
+            times = ""  # they belong to one device
+        if name == "seconds" == match:
+            timed = [ratio for cell, _ in pairs if (ratio := _timed_ratio(cell)) is not None]
+            held = f"{words}, as timed {_share_off(timed, first)}" + (f"; as run {times}" if times else "")
         elif name == match:
-            low, high = min(ratios) - 1, max(ratios) - 1
-            span = f"{low:+.1%}" if f"{low:.1%}" == f"{high:.1%}" else f"{low:+.1%} to {high:+.1%}"
-            parts.append((name, f"{words} ({span} against {first})"))
-        else:
-            low, high = min(ratios), max(ratios)
-            span = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-            parts.append((name, f"{words} ({span} times those of {first})"))
-    held = [text for name, text in parts if name == match] or ["nothing beyond the budget"]
-    rest = [text for name, text in parts if name != match]
-    return [f"held equal: {held[0]}", f"not held equal: {'; '.join(rest)}"]
+            held = f"{words} {_share_off(ratios, first)}"
+        elif times:
+            rest.append(f"{words} {times}")
+    return [f"held equal: {held}", f"not held equal: {'; '.join(rest)}"]
+
+
+def _share_off(ratios: Sequence[float], first: str) -> str:
+    if not ratios:
+        return "not known"
+    off = [round(ratio - 1, 3) + 0.0 for ratio in ratios]  # so that none is -0.0
+    return f"({_span(off, '+.1%')} against {first})"
+
+
+def _span(values: Sequence[float], form: str) -> str:
+    low, high = (format(value, form) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _ratio(cell: Cell, reference: Cell | None, name: str) -> float | None:
@@ -133,6 +163,8 @@ def budget_rows(every: Sequence[Group]) -> list[dict[str, Any]]:
                 column = words.replace(" ", "_")
                 row[column] = quantity(cell.done, name)
                 row[f"{column}_ratio_to_reference"] = _ratio(cell, reference, name)
+            row["timed_seconds_of_training"] = timed_seconds(cell)
+            row["timed_seconds_of_training_ratio_to_reference"] = _timed_ratio(cell)
             row["invalid"] = cell.invalid or None
             rows.append(row)
     return rows

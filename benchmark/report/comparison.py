@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark.config import canonical_json, flattened
 from benchmark.measure.significance import Summary, summarise
@@ -55,9 +55,18 @@ ROW_FIELDS = (
 )
 """What each of `rows` has, beside its scores."""
 
-Matches = Mapping[str, Mapping[str, float | None]]
-"""By run: the matches that it is a cell of, each with how much its reference has of what is held equal; None
-for the reference. A run that is in no match stands for itself."""
+
+class Matched(NamedTuple):
+    """What the study says of a run that is a cell of a match."""
+
+    held: float | None = None
+    """How much its reference has of what is held equal; None for the reference."""
+    seconds_per_step: float | None = None
+    """As timed when the study was made, where seconds are matched."""
+
+
+Matches = Mapping[str, Mapping[str, Matched]]
+"""By run: the matches that it is a cell of. A run that is in no match stands for itself."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -93,6 +102,8 @@ class Cell:
     diverged: tuple[TrainRecord, ...]
     held: float | None = None
     """How much what it is matched to has of what the match holds equal; None for that itself."""
+    seconds_per_step: float | None = None
+    """As timed when the study was made, where seconds are matched."""
     is_over_devices: bool = False
     """Whether its runs may be of several devices: then it has scores and no speeds."""
     invalid: str = ""
@@ -192,7 +203,7 @@ def groups(
     every = sorted(records, key=lambda r: (r.seed, r.run_id))
     by_conditions: dict[Conditions, list[TrainRecord]] = {}
     known: dict[tuple[Any, ...], Conditions] = {}
-    unmatched = {"": None}
+    unmatched = {"": Matched()}
     for record in every:
         for match in (matches or {}).get(record.run_id, unmatched):
             key = (match, *_what_decides(record))
@@ -236,7 +247,10 @@ def groups(
 def _checked(group: Group, matches: Matches) -> Group:
     """With every row that breaks the match marked."""
     match = group.conditions.match
-    cells = [replace(cell, held=matches.get(cell.records[0].run_id, {}).get(match)) for cell in group.cells]
+    cells = []
+    for cell in group.cells:
+        matched = matches.get(cell.records[0].run_id, {}).get(match, Matched())
+        cells.append(replace(cell, **matched._asdict()))
     group = replace(group, cells=tuple(cells))
     return replace(group, cells=tuple(replace(c, invalid=broken_match(c, match, group)) for c in cells))
 

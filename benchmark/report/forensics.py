@@ -16,7 +16,7 @@ from typing import Any
 from benchmark.measure.quality import METRICS
 from benchmark.measure.significance import summarise
 from benchmark.report.comparison import Cell, Group, group_titles
-from benchmark.report.heading import runs_heading
+from benchmark.report.heading import group_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.rounding import mean_text
 from benchmark.report.sentence_significance import Outputs
@@ -205,7 +205,7 @@ def forensic_tables(study: StudyResults, rows: Sequence[dict[str, Any]]) -> list
             tables.append(
                 Table(
                     title=f"{title}: the same output, scored in other ways, {split}",
-                    heading=[*runs_heading(group.records), CITE],
+                    heading=[*group_heading(group), CITE],
                     columns=[
                         Column(title=("model",), is_text=True),
                         *(Column(title=one.title, note=one.note) for one in VARIANTS),
@@ -223,7 +223,7 @@ def forensic_tables(study: StudyResults, rows: Sequence[dict[str, Any]]) -> list
             tables.append(
                 Table(
                     title=f"{title}: BLEU by words of the reference, {split}",
-                    heading=runs_heading(group.records),
+                    heading=group_heading(group),
                     columns=[
                         Column(title=("model",), is_text=True),
                         *(

@@ -1,11 +1,21 @@
-"""What every table says of the runs behind it: on which device, with which budget, and how many failed."""
+"""What every table says of the runs behind it: device, budget, how many failed, and what is held equal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from benchmark.record import TrainRecord
+from benchmark.report.budgets import held_equal
 from benchmark.report.rounding import count
+
+if TYPE_CHECKING:
+    from benchmark.report.comparison import Group
+
+
+def group_heading(group: Group) -> list[str]:
+    """Of the runs of a comparison."""
+    return [*runs_heading(group.records), held_equal(group)]
 
 
 def runs_heading(records: Iterable[TrainRecord]) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from benchmark.report.budgets import matched_by_data
+from benchmark.report.budgets import held_equal, matched_by_data
 from benchmark.report.comparison import Group
-from benchmark.report.heading import runs_heading
+from benchmark.report.heading import group_heading, runs_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Place, Table
 from benchmark.report.rounding import mean_text
 from benchmark.report.significance import Family, Pair, families, leaders, row_name, score_name
@@ -39,7 +39,7 @@ def _matrix(group: Group, family: Family, title: str) -> Table:
         rows.append(texts)
     return Table(
         title=title,
-        heading=runs_heading(group.records),
+        heading=group_heading(group),
         columns=[
             Column(title=("row",), is_text=True),
             *(
@@ -97,7 +97,10 @@ def _rankings(every: Sequence[Group]) -> list[Table]:
         tables.append(
             Table(
                 title=f"{every[0].conditions.task}: ranking by {score_name(split, metric)}",
-                heading=runs_heading(record for group in every for record in group.records),
+                heading=[
+                    *runs_heading(record for group in every for record in group.records),
+                    *map(held_equal, every),
+                ],
                 columns=[
                     Column(title=("model",), is_text=True),
                     *(

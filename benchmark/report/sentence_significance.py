@@ -28,7 +28,7 @@ from benchmark.measure.resampling import (
 from benchmark.measure.significance import LEVEL
 from benchmark.record import TrainRecord
 from benchmark.report.comparison import Cell, Group, group_titles
-from benchmark.report.heading import runs_heading
+from benchmark.report.heading import group_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.rounding import count, with_interval
 from benchmark.report.significance import (
@@ -227,7 +227,7 @@ def _table(group: Group, title: str, comparisons: Sequence[SentenceComparison]) 
     return Table(
         title=title,
         heading=[
-            *runs_heading(group.records),
+            *group_heading(group),
             "two outputs of one seed on the same sentences: this tells trained models apart, not models",
         ],
         columns=columns,

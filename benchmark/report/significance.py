@@ -22,7 +22,7 @@ from benchmark.measure.significance import (
     seeds_to_decide,
 )
 from benchmark.report.comparison import Cell, Group
-from benchmark.report.heading import runs_heading
+from benchmark.report.heading import group_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Table, metric_title
 from benchmark.report.rounding import count, mean_text, without_spread
 from tasks import VALIDATION
@@ -183,7 +183,7 @@ def _table(group: Group, every: Sequence[Family], title: str) -> Table:
     return Table(
         title=title,
         heading=[
-            *runs_heading(group.records),
+            *group_heading(group),
             "every two rows over the seeds that both have; seed s gives both the same batches",
         ],
         columns=_COLUMNS,
@@ -278,6 +278,7 @@ def significance_rows(all_groups: Sequence[Group]) -> list[dict[str, Any]]:
     return [
         {
             "table": number,
+            "match": group.conditions.match or None,
             "split": family.split,
             "metric": family.metric,
             "first": pair.first.model,

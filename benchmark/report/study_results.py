@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from benchmark.config import UserError
 from benchmark.record import LayerRecord, SpeedRecord, TrainRecord
-from benchmark.report.comparison import Group, Matches, groups
+from benchmark.report.comparison import Group, Matched, Matches, groups
 from benchmark.request import stored_study
 from benchmark.store import StudyFolder, uncollected
 
@@ -88,10 +88,10 @@ def load_study(
     there = {*contents.unreadable, *(record.run_id for record in contents.records)}
     trained = {r.run_id: r for r in contents.records if isinstance(r, TrainRecord)}
     trials = dict.fromkeys(cell.run_id for cell in cells if cell.trial is not None)
-    matches: dict[str, dict[str, float | None]] = {}
+    matches: dict[str, dict[str, Matched]] = {}
     for cell in cells:
         if cell.match is not None:
-            matches.setdefault(cell.run_id, {})[cell.match] = cell.held
+            matches.setdefault(cell.run_id, {})[cell.match] = cell.matched
     # A study of speeds alone has cells that nobody is to train.
     asked = cells if "train" in (document.get("measure") or ["train"]) else []
     chosen = document.get("chosen")
@@ -146,7 +146,7 @@ class _Cell(NamedTuple):
     model: str
     seed: Any
     match: str | None
-    held: float | None
+    matched: Matched
     trial: int | None
 
     @property
@@ -162,15 +162,22 @@ def _cells(document: Mapping[str, Any]) -> list[_Cell]:
     for cell in stored if isinstance(stored, list) else []:
         experiment = cell.get("experiment") if isinstance(cell, Mapping) else None
         if isinstance(experiment, Mapping):
-            match, held, trial = cell.get("match"), cell.get("held"), cell.get("trial")
+            match, trial, measured = cell.get("match"), cell.get("trial"), cell.get("measured")
+            timed = measured.get("seconds_per_step") if isinstance(measured, Mapping) else None
             result.append(
                 _Cell(
                     run_id=str(cell.get("run_id")),
                     model=str(cell.get("model")),
                     seed=experiment.get("seed"),
                     match=match if isinstance(match, str) else None,
-                    held=float(held) if isinstance(held, int | float) else None,
+                    matched=Matched(
+                        _number(cell.get("held")), _number(timed) if match == "seconds" else None
+                    ),
                     trial=trial if isinstance(trial, int) else None,
                 )
             )
     return result
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

@@ -19,7 +19,7 @@ from benchmark.config import ROOT, dump_yaml
 from benchmark.record import CurvePoint, available_cores, record_bytes
 from benchmark.request import request_from
 from benchmark.store import StudyFolder
-from benchmark.study import Resolved, make
+from benchmark.study import Decision, Resolved, decide, make
 from tests.benchmark.report.records import train_record
 from tests.benchmark.report.test_budgets import cell as budget_cell
 from tests.benchmark.report.test_wandb_table import tables_in, wandb_directory  # noqa: F401  (a fixture)
@@ -312,6 +312,8 @@ def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
         "task=reverse",
         "training.seconds=9",
         "seed=0,1",
+        "--device",
+        "cpu",
     ]
     code, output, _ = inside(*arguments, "--results", tmp_path, "--dry-run", "--json")
     cells = json.loads(output)["cells"]
@@ -323,7 +325,7 @@ def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
     code, output, errors = inside(*arguments, "--results", tmp_path, "--dry-run")
     assert (code, output.count("\n")) == (0, 5)
     assert errors.splitlines() == [
-        "seqbench: 4 runs: 4 to do", "seqbench: expected: 36 s one after another",
+        "seqbench: 4 runs: 4 to do", "seqbench: expected: 36 s, one after another",
         "seqbench: memory of a run: unknown until one is done",
     ]  # fmt: skip
     assert not list(tmp_path.iterdir())
@@ -331,7 +333,7 @@ def test_a_dry_run_shows_the_cells_and_makes_nothing(tmp_path):
 
 def test_a_dry_run_shows_how_each_run_stands_and_what_the_rest_will_take(tmp_path):
     arguments = ["run", "model=lstm-small", "task=reverse", "training.steps=40", "training.precision=float32"]
-    arguments += ["seed=0,1,2,3", "--study", "s", "--results", tmp_path, "--dry-run"]
+    arguments += ["seed=0,1,2,3", "--study", "s", "--results", tmp_path, "--dry-run", "--device", "cpu"]
     cells = json.loads(inside(*arguments, "--json")[1])["cells"]
     folder = StudyFolder(tmp_path, "s")
     ends: tuple[dict[str, Any], ...] = (
@@ -353,7 +355,7 @@ def test_a_dry_run_shows_how_each_run_stands_and_what_the_rest_will_take(tmp_pat
     ]  # fmt: skip
     assert errors.splitlines() == [
         "seqbench: 4 runs: 1 done, 1 failed, 1 interrupted, 1 to do",
-        "seqbench: expected: 5 min one after another", "seqbench: memory of a run: up to 3 MiB so far",
+        "seqbench: expected: 5 min, one after another", "seqbench: memory of a run: up to 3 MiB so far",
     ]  # fmt: skip
     seen = [
         (one["status"], one["goes_on_at_step"])
@@ -396,6 +398,43 @@ def test_a_row_that_is_not_what_its_match_promises_ends_run_and_report_with_3(tm
         for ended in (again, inside("report", folder.path)):
             assert ended[0] == code, ended
             assert ("lstm-small (invalid)" in ended[1]) == (code == 3)
+
+
+@pytest.mark.parametrize("damaged", ["trial", "of an earlier request"])
+def test_a_damaged_record_that_is_not_run_again_ends_run_and_list_with_3(damaged, tmp_path):
+    rate = {"training.learning_rate": [0.1]}
+    search = {"trials": 1, "training": {"steps": 5}, "spaces": {"lstm-small": rate}}
+    study = {"study": "s", "model": "lstm-small", "task": "reverse", "seed": [0, 1], "search": search}
+    (tmp_path / "s.yaml").write_text(dump_yaml({**study, "training": {"steps": 40, "precision": "float32"}}))
+    folder = StudyFolder(tmp_path / "results", "s")
+    folder.prepare()
+
+    def resolve(asked):
+        return [Resolved(experiment=one.experiment) for one in asked]
+
+    request = request_from([str(tmp_path / "s.yaml")])
+    (trial,) = make(request, folder, resolve).cells
+    recipe = Decision(
+        model="lstm-small", task="reverse", trials=1, trial=1, run_id=trial.run_id, settings={}
+    )  # fmt: skip
+    decide([recipe], folder)
+    assert request.after_search is not None
+    made = make(request.after_search({recipe.key: {}}), folder, resolve)
+    for cell in made.cells:
+        record = train_record(cell.run_id, "lstm-small", seed=cell.experiment.seed)
+        cell.open(folder.run(cell.run_id))
+        folder.run(cell.run_id).write_record(
+            record.model_copy(update={"experiment": cell.experiment.document()})
+        )
+    again = "run", tmp_path / "s.yaml", "seed=0", "--results", folder.results, "--wandb", "disabled"
+    listed = "list", "runs", "--results", folder.results
+    assert [inside(*command)[0] for command in (again, listed)] == [0, 0]
+    run_id = trial.run_id if damaged == "trial" else made.cells[-1].run_id
+    folder.run(run_id).record_path.write_bytes(b"{")
+    for command in (again, (*again, "--json"), listed, (*listed, "--json")):
+        code, output, errors = inside(*command)
+        assert code == 3, errors
+        assert f"{run_id}/record.json" in output + errors
 
 
 def test_a_match_that_no_width_reaches_costs_one_line(tmp_path):

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from benchmark.config import (
     ROOT,
@@ -259,41 +261,35 @@ def test_a_document_gives_the_same_experiment_again():
 # Identity
 
 
-def _other(value):
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, int):
-        return value + 1
-    if isinstance(value, float):
-        return value * 0.5 + 0.001
-    if value is None:
-        return 1
-    return None
-
-
-def _fields():
-    document = experiment().document()
-    for section in ("model", "task", "data", "training", "evaluation"):
-        for name, value in document[section].items():
-            if _other(value) is not None and name not in ("operation",):
-                yield f"{section}.{name}", _other(value)
+def _another(annotation, value):
+    """A value of a field's type that it does not have; `auto` is none, for it leaves a choice open."""
+    for candidate in (*get_args(annotation), True, False, 7, 0.25, "x", (7,), ((7, 3),)):
+        try:
+            TypeAdapter(annotation).validate_python(candidate, strict=True)
+        except ValidationError:
+            continue
+        if candidate not in (value, "auto"):
+            return candidate
+    raise AssertionError(f"no other value of {annotation}")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [*_fields(), ("seed", 1), ("training.schedule", "cosine"), ("model.norm", "post")]
-)
-def test_every_field_is_part_of_the_id(field, value):
-    layer = {field: value}
-    if field == "model.heads":
-        layer["model.width"] = 18
-    try:
-        changed = experiment(**layer)
-    except UserError:  # this value does not go with the others
-        pytest.skip("needs another field to change with it")
-    assert changed.run_id() != experiment().run_id()
+    ("section", "name"),
+    [
+        *(("model", name) for name in available("models")), *(("task", name) for name in available("tasks")),
+        ("data", None), ("training", None), ("evaluation", None),
+    ],
+)  # fmt: skip
+def test_every_field_is_part_of_the_id(section, name):
+    one = experiment(**({f"{section}.name": name} if name else {}))
+    config = getattr(one, section)
+    for field, info in type(config).model_fields.items():
+        update = {field: _another(info.annotation, getattr(config, field))}
+        changed = dataclasses.replace(one, **{section: config.model_copy(update=update)})
+        assert changed.run_id() != one.run_id(), field
 
 
-def test_versions_and_code_are_part_of_the_id(monkeypatch):
+def test_versions_code_and_seed_are_part_of_the_id(monkeypatch):
     ids = {experiment().run_id()}
     for target in (type(experiment().model), type(experiment().task)):
         with monkeypatch.context() as patch:
@@ -303,7 +299,8 @@ def test_versions_and_code_are_part_of_the_id(monkeypatch):
         patch.setattr("benchmark.config.HARNESS_VERSION", 10**6)
         ids.add(experiment().run_id())
     ids.add(dataclasses.replace(experiment(), model_file_sha256="0").run_id())
-    assert len(ids) == 5
+    ids.add(experiment(seed=1).run_id())
+    assert len(ids) == 6
 
 
 def test_no_run_option_is_part_of_an_experiment():

@@ -48,10 +48,15 @@ def test_before_anything_is_made_a_budget_in_seconds_says_what_it_takes(folder):
     request = request_from([*REQUEST, "training.seconds=100"])
     plan = forecast(known_runs(request, folder), folder)
     assert [(one.run_id, one.status, one.seconds) for one in plan] == [(None, "to do", 100.0)] * 4
-    memory = "memory of a run: unknown until one is done"
-    assert summary(plan) == ["4 runs: 4 to do", "expected: 7 min one after another", memory]
+    todo, memory = "4 runs: 4 to do", "memory of a run: unknown until one is done"
+    for number, text in (
+        (1, "7 min, one after another"),
+        (3, "2 min, 3 side by side"),
+        (9, "2 min, 4 side by side"),
+    ):
+        assert summary(plan, side_by_side=number) == [todo, f"expected: {text}", memory]
     unknown = forecast(known_runs(request_from([*REQUEST, "training.steps=40"]), folder), folder)
-    assert summary(unknown) == ["4 runs: 4 to do", "expected: unknown until a run is done", memory]
+    assert summary(unknown, side_by_side=2) == [todo, "expected: unknown until a run is done", memory]
 
 
 def test_what_was_timed_gives_way_to_what_runs_took(folder):
@@ -65,8 +70,8 @@ def test_what_was_timed_gives_way_to_what_runs_took(folder):
     assert [(one.status, one.seconds, one.memory_bytes) for one in plan] == [
         ("done", None, None), ("failed", 20.0, None), ("to do", 80.0, 3 * 2**20), ("to do", 20.0, None),
     ]  # fmt: skip
-    assert summary(plan) == [
-        "4 runs: 1 done, 1 failed, 2 to do", "expected: 2 min one after another",
+    assert summary(plan, side_by_side=1) == [
+        "4 runs: 1 done, 1 failed, 2 to do", "expected: 2 min, one after another",
         "memory of a run: up to 3 MiB so far",
     ]  # fmt: skip
     write(folder, third, status="diverged")
@@ -94,7 +99,7 @@ def test_a_run_that_was_cut_off_goes_on_from_its_checkpoint_and_one_that_works_i
     assert [(one.status, one.step, one.seconds) for one in plan] == [
         ("interrupted", 30, 5.0), ("running", 30, 5.0), ("running", None, 20.0), ("to do", None, 20.0),
     ]  # fmt: skip
-    assert summary(plan)[0] == "4 runs: 2 running, 1 interrupted, 1 to do"
+    assert summary(plan, side_by_side=1)[0] == "4 runs: 2 running, 1 interrupted, 1 to do"
     dead = json.dumps({"holder": {**vars(Holder.me()), "started": 1.0}, "beats": 3})
     (folder.run(second.run_id).path / "lease.json").write_text(dead)
     again = forecast(known_runs(request, folder), folder)

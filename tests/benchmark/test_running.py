@@ -1,13 +1,16 @@
 """A worker's way through a study, with runs that are records at once."""
 
+import re
 import signal
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
-from benchmark import running
+from benchmark import device, running
+from benchmark.cli import app
 from benchmark.config import RunOptions, UserError, dump_yaml
 from benchmark.engines import local
 from benchmark.engines.child import failed_record, failed_speed_record
@@ -250,6 +253,26 @@ def test_trials_of_another_length_leave_the_budget_of_the_comparison(machine, fo
     cells = [cell for cell in outcome.made.cells if cell.trial is None]
     assert {cell.experiment.training.steps for cell in cells} == {20}
     assert set(decisions(folder)["lstm-small", "reverse"].settings) == {"model.width"}
+
+
+def test_equal_seconds_go_on_where_they_were_timed_and_nowhere_else(machine, folder, monkeypatch):
+    def resolve(_, asked, options):
+        measured = {"seconds_per_step": 0.1, "device": device.device_in_use(options)}
+        return [Resolved(experiment=one.experiment, measured=measured) for one in asked]
+
+    monkeypatch.setattr(running, "resolve", resolve)
+    study = {**STUDY, "match": "seconds"}
+    start(machine, folder, study)
+    assert start(machine, folder, {**study, "seed": [2]}).exit_code == 0
+    assert len(machine.ran) == 2
+    before = folder.study_path.read_bytes()
+    monkeypatch.setattr(device, "device_in_use", lambda options: "Another, 1 threads, 1 devices")
+    arguments = ["run", folder.results / "s.yaml", "seed=3", "--results", folder.results, "--device", "cpu"]
+    ended = CliRunner().invoke(app, [*map(str, arguments), "--wandb", "disabled"])
+    assert ended.exit_code == 2
+    here = "and this is Another, 1 threads, 1 devices; go on there, or take another --study"
+    assert re.fullmatch(f"seqbench: match: seconds were measured on .+, {here}\n", ended.stderr)
+    assert (len(machine.ran), folder.study_path.read_bytes()) == (2, before)
 
 
 def test_a_mistake_in_the_comparison_is_told_before_its_search(machine, folder):

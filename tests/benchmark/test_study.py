@@ -1,6 +1,7 @@
 """Studies: what a request becomes, what is frozen, and what a second start does."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -402,6 +403,41 @@ def test_two_budgets_that_resolve_to_one_are_one_run(folder):
     made = make(request, folder, resolve)
     assert len(made.cells) == made.added == 1
     assert isinstance(made.cells[0], FrozenCell)
+
+
+LIKE_ITS_PRESET = {"model.dropout": 0.1}
+ONE_RUN = [
+    (
+        {"settings": [{}, LIKE_ITS_PRESET]},
+        "reverse with settings {}", f"reverse with settings {LIKE_ITS_PRESET}",
+    ),
+    (
+        {"settings": [{"model.width": 64}, {"model": {"width": 64}, "seed": [1, 0]}]},
+        "reverse with settings {'model.width': 64}",
+        "reverse with settings {'model.width': 64, 'seed': [1, 0]}",
+    ),
+    ({"task": ["reverse", {"name": "rearrange", "operation": "reverse"}]}, "reverse", "rearrange"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("match", [{}, {"match": ["parameters", "flops"]}])
+@pytest.mark.parametrize(("fields", "first", "second"), ONE_RUN)
+def test_two_cells_that_are_one_run_are_refused(fields, first, second, match, tmp_path):
+    study = {
+        "model": ["transformer-small", "lstm-small"], "task": "reverse",
+        "training": {"steps": 5, "learning_rate": 2e-3, "warmup_steps": 300}, **fields, **match,
+    }  # fmt: skip
+    text = re.escape(f"transformer-small on {first} and transformer-small on {second} are one run: ")
+    with pytest.raises(UserError, match=f"^{text}"):
+        request_from([write(tmp_path / "s.yaml", study)])
+
+
+def test_settings_that_share_their_fields_and_no_seed_are_two_runs(tmp_path):
+    study = {
+        "model": "lstm-small", "task": "reverse", "training": {"steps": 5},
+        "settings": [{"model.width": 64, "seed": [0, 2]}, {"model.width": 64, "seed": 1}],
+    }  # fmt: skip
+    assert [cell.experiment.seed for cell in cells(write(tmp_path / "s.yaml", study))] == [0, 2, 1]
 
 
 # Matches

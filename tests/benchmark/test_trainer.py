@@ -22,20 +22,24 @@ import pytest
 import torch
 from pytorch_lightning.loggers import Logger
 
-from benchmark import checkpoint, resolution, tracking, trainer
+from benchmark import check, checkpoint, resolution, tracking, trainer
 from benchmark.config import ROOT, UserError, experiment_from
 from benchmark.device import choose_device
+from benchmark.engines import child
 from benchmark.evaluation import Process, mean_loss
 from benchmark.hypotheses import read_lines
 from benchmark.measure.speed import PlainLoop, TimedBatches
 from benchmark.measure.steps import StepLog
 from benchmark.module import Seq2SeqModule, step_seed
+from benchmark.record import TrainRecord
 from benchmark.resolution import resolve
 from benchmark.schedule import rate_factor
+from benchmark.store import RunFolder
 from benchmark.study import Asked
 from models import Seq2SeqModel
 from tasks.data.module import DataModule
 from tasks.parallel_text import Config as ParallelText
+from tests.benchmark.report.records import provenance
 from tests.benchmark.training_run import (
     STEPS,
     TRANSLATION,
@@ -63,6 +67,28 @@ def in_a_process(target: Callable[..., None], *arguments: Any, **fields: Any) ->
     process.start()
     process.join()
     return process.exitcode
+
+
+@pytest.mark.parametrize(("device", "on_cuda"), [("auto", True), ("cuda", True), ("cpu", False)])
+def test_the_peak_of_a_run_that_lacked_memory_is_that_of_its_device(
+    device: str, on_cuda: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_cell(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "run_cell", run_cell)
+    monkeypatch.setattr(check, "preflight_hooks", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 7)
+    monkeypatch.setattr(child, "take_provenance", lambda **fields: provenance())
+    one = experiment("lstm")
+    folder = RunFolder(tmp_path / one.run_id())
+    folder.open({"run_id": one.run_id(), "experiment": one.document()})
+    assert child.run_child(folder.path, options(tmp_path, device=device)) == 1
+    record = folder.record()
+    assert isinstance(record, TrainRecord) and record.peak_memory_bytes is not None
+    assert record.failure == "oom_device: OutOfMemoryError: CUDA out of memory"
+    assert (record.peak_memory_bytes == 7) == on_cuda
 
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -126,6 +126,11 @@ def test_false_positives_of_accuracies_are_at_most_6_percent(test):
     assert 0.02 < errors(test, "sequence_accuracy", 100, 600) <= 0.06
 
 
+def test_false_positives_of_bleu_by_randomisation_are_about_5_percent():
+    """A p half as large, as that of sacrebleu's bootstrap is, finds more than 10 % of them different."""
+    assert 0.01 < errors(TESTS["approximate randomisation"], "bleu", 25, 150) < 0.09
+
+
 def test_a_true_difference_is_seen():
     random = np.random.default_rng(6)
     references = single_words([True] * 200)

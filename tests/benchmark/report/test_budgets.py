@@ -18,8 +18,9 @@ from tests.benchmark.report.records import scores, train_record
 from tests.benchmark.report.test_wandb_table import tables_in, wandb_directory  # noqa: F401  (a fixture)
 
 
-def cell(record, *, match=None, held=None, trial=None):
-    optional = {"match": match, "held": held, "trial": trial}
+def cell(record, *, match=None, held=None, trial=None, seconds_per_step=None):
+    measured = None if seconds_per_step is None else {"seconds_per_step": seconds_per_step}
+    optional = {"match": match, "held": held, "trial": trial, "measured": measured}
     return {
         "run_id": record.run_id,
         "asked": "0" * 16,
@@ -81,6 +82,63 @@ def test_each_match_is_a_table_that_says_what_is_equal_and_what_is_not(matched):
     assert "held equal: operations of training (+0.5% against transformer-small)\n" in text
     assert [row["match"] for row in rows(study.groups)] == [
         "flops", "flops", "parameters", "parameters",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def in_seconds(study_folder):
+    """The first took 40 seconds when it was timed with the second, and 50 with the third, on another day;
+    as run, they took half as long again, and twice as long.
+    """
+
+    def folder(third_steps=400):
+        made = [
+            (one(0, "transformer-small", 30.0, steps=100, seconds=50.0), {"seconds_per_step": 0.4}),
+            (
+                one(1, "lstm-small", 31.0, steps=200, seconds=75.0),
+                {"seconds_per_step": 0.19999, "held": 40.0},
+            ),
+            (
+                one(2, "convs2s-small", 32.0, steps=third_steps, seconds=100.0),
+                {"seconds_per_step": 0.12, "held": 50.0},
+            ),
+        ]
+        cells = [cell(record, match="seconds", **timed) for record, timed in made]
+        return study_folder(*(record for record, _ in made), cells=cells)
+
+    return folder
+
+
+def test_equal_seconds_are_those_that_were_timed_and_the_day_s_stand_beside_them(in_seconds):
+    study = load_study(in_seconds(420))
+    assert not study.is_broken
+    held = (
+        "held equal: seconds of training, as timed (+0.0% to +0.8% against transformer-small); as run "
+        "(1.50 to 2.00 times those of transformer-small)\n"
+    )
+    text = terminal_table(study, width=250)
+    assert held in text
+    (rest,) = (line for line in text.splitlines() if line.startswith("not held equal: "))
+    assert "seconds" not in rest
+    names = ("timed_seconds_of_training", "seconds_of_training")
+    found = {
+        row["model"]: tuple(row[f"{name}{end}"] for name in names for end in ("", "_ratio_to_reference"))
+        for row in budget_rows(study.groups)
+    }
+    assert found == {
+        "transformer-small": (pytest.approx(40.0), 1.0, 50.0, 1.0),
+        "lstm-small": (pytest.approx(39.998), pytest.approx(0.99995), 75.0, 1.5),
+        "convs2s-small": (pytest.approx(50.4), pytest.approx(1.008), 100.0, 2.0),
+    }
+    over_devices = dataclasses.replace(study, across_devices=True)
+    assert "as timed (+0.0% to +0.8% against" in terminal_table(over_devices, width=250)
+    assert "as run (" not in terminal_table(over_devices, width=250)
+
+
+def test_a_row_whose_timed_seconds_are_not_the_reference_s_breaks_its_match(in_seconds):
+    study = load_study(in_seconds(400))
+    assert [c.invalid for group in study.groups for c in group.cells] == [
+        "", "", "its seconds of training are -4.0% off what it is matched to",
     ]  # fmt: skip
 
 
@@ -200,6 +258,7 @@ def test_budgets_are_flat_rows(matched):
         ("parameters", "transformer-small", 1.0), ("parameters", "lstm-small", 2.0),
     ]  # fmt: skip
     assert found[3]["seconds_of_training"] == 75.0
+    assert found[3]["timed_seconds_of_training"] is None
 
 
 def trial(number, model, rate, loss, **fields):

@@ -118,7 +118,7 @@ def test_rows_and_tables_of_a_study(study_folder, tmp_path):
     first, second = forensic_tables(study, rows)
     assert first.heading[-1].startswith("Cite the first column")
     assert second.heading == first.heading[:-1]
-    assert [line.partition(":")[0] for line in second.heading] == ["device", "budget", "runs"]
+    assert [line.partition(":")[0] for line in second.heading] == ["device", "budget", "runs", "held equal"]
     assert [row[0] for row in first.rows] == ["model-0", "model-1"]
     assert second.rows[1][-1] == "-"
     (folder / "runs" / made[0].run_id / "hypotheses.test.txt.gz").write_bytes(compress_lines(["x"] * 3))

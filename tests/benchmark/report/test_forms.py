@@ -229,7 +229,10 @@ def matched(study_folder):
     diverged = made[3].model_copy(update={"run_id": "b" * 16, "status": "diverged", "seed": 9})
     cells = [
         *(study_cell(record, match=match) for match in ("seconds", "flops") for record in shared),
-        *(study_cell(record, match="seconds", held=1.0) for record in (*by_seconds, diverged)),
+        *(
+            study_cell(record, match="seconds", held=1.0, seconds_per_step=1 / 5000)
+            for record in (*by_seconds, diverged)
+        ),
         *(study_cell(record, match="flops", held=1.0) for record in by_flops),
         study_cell(trial, match="seconds", trial=0),
     ]

@@ -351,10 +351,11 @@ def test_sentences_stand_beside_those_of_the_same_match_precision_and_setting(st
         one(8, "lstm-small", "whole"), one(9, "mine", "wholetoo"),
     ]  # fmt: skip
     records = [record for record, _ in made]
+    timed = {"held": 1.0, "seconds_per_step": 1 / 5000}
     cells = [
         cell(records[0], match="seconds"), cell(records[0], match="flops"),
-        cell(records[1], match="flops", held=1.0), cell(records[2], match="seconds", held=1.0),
-        cell(records[3], match="seconds", held=1.0),
+        cell(records[1], match="flops", held=1.0), cell(records[2], match="seconds", **timed),
+        cell(records[3], match="seconds", **timed),
     ]  # fmt: skip
     folder = study_folder(*records, cells=cells)
     lay_output(folder, made)

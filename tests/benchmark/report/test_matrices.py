@@ -1,9 +1,9 @@
 """Matrices say what the pairs say, from both sides; rankings say where the order depends on the match."""
 
-from benchmark.report.comparison import group_titles, groups
+from benchmark.report.comparison import Matched, group_titles, groups
 from benchmark.report.matrices import ranking_remarks, ranking_tables, significance_matrices
 from benchmark.report.search import search_tables
-from benchmark.report.significance import significance_tables
+from benchmark.report.significance import significance_rows, significance_tables
 from benchmark.report.study_results import StudyResults, load_study
 from benchmark.report.tables import latex_table, markdown_table, terminal_table
 from tests.benchmark.report.records import provenance, scores, train_record
@@ -29,6 +29,7 @@ def records(match, seeds=7, **bleu):
 def test_every_row_against_every_other():
     (group,) = groups(records("", transformer=30.0, lstm=34.0, convs2s=33.99))
     (table,) = significance_matrices([group], group_titles("s", [group]))
+    assert table.heading[-1] == "held equal: nothing beyond the budget"
     names = [row[0] for row in table.rows]
     place = {name.partition("-")[0]: number for number, name in enumerate(names)}
     assert [column.title[0] for column in table.columns[1:]] == names
@@ -50,7 +51,7 @@ def test_places_under_each_match():
         *records("parameters", transformer=30.0, lstm=34.0),
         *records("seconds", transformer=36.0, lstm=34.0),
     ]
-    matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+    matches = {record.run_id: {record.run_id.split()[0]: Matched()} for record in every}
     (table,) = ranking_tables(groups(every, ("transformer-small", "lstm-small"), matches))
     assert table.title.endswith("ranking by test BLEU")
     names = [row[0] for row in table.rows]
@@ -69,7 +70,7 @@ def test_rankings_stand_in_every_form_of_paper():
         *records("parameters", transformer=30.0, lstm=34.0),
         *records("seconds", transformer=36.0, lstm=34.0),
     ]
-    matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+    matches = {record.run_id: {record.run_id.split()[0]: Matched()} for record in every}
     study = StudyResults(name="a-study", train_records=tuple(every), matches=matches)
     for form in (terminal_table, markdown_table, latex_table):
         text = form(study)
@@ -82,7 +83,7 @@ def test_an_order_is_claimed_no_further_than_the_tests_decide_it():
             *records("parameters", seeds, transformer=30.0, lstm=34.0),
             *records("seconds", seeds, transformer=30.0, lstm=lstm),
         ]
-        matches = {record.run_id: {record.run_id.split()[0]: None} for record in every}
+        matches = {record.run_id: {record.run_id.split()[0]: Matched()} for record in every}
         return ranking_remarks(groups(every, ("transformer-small", "lstm-small"), matches))
 
     same = "test BLEU: the means are in the same order at equal parameters, seconds; these seeds decide "
@@ -97,17 +98,18 @@ def test_an_order_is_claimed_no_further_than_the_tests_decide_it():
 
 def test_one_match_has_no_ranking_to_compare():
     every = records("seconds", transformer=36.0, lstm=34.0)
-    matches = {record.run_id: {"seconds": None} for record in every}
+    matches = {record.run_id: {"seconds": Matched()} for record in every}
     assert ranking_tables(groups(every, (), matches)) == []
 
 
-def test_every_table_names_device_budget_and_failed_runs(study_folder):
+def test_every_table_names_device_budget_failed_runs_and_what_is_held_equal(study_folder):
     every = [
         *records("parameters", transformer=30.0, lstm=34.0),
         *records("seconds", transformer=36.0, lstm=34.0),
     ]
     failed = train_record("parameters f", "lstm-small", seed=8, status="failed")
     diverged = train_record("parameters d", "lstm-small", seed=9, status="diverged")
+    cheat = train_record("b" * 16, "convs2s-small", seed=0, body_parameters=4_000_000)
     every = [
         record.model_copy(update={"run_id": f"{number:016x}", "study": record.run_id.split()[0]})
         for number, record in enumerate([*every, failed, diverged])
@@ -117,18 +119,25 @@ def test_every_table_names_device_budget_and_failed_runs(study_folder):
     )
     cells = [cell(record, match=record.study) for record in every if record.study != "a-study"]
     cells += [cell(record, match="parameters") for record in every[-2:]]
+    cells.append(cell(cheat, match="parameters", held=2_987_654))
     trials = [elsewhere, elsewhere.model_copy(update={"run_id": "d" * 16, "provenance": provenance()})]
     cells += [cell(record, trial=number) for number, record in enumerate(trials)]
-    study = load_study(study_folder(*every, *trials, cells=cells))
+    study = load_study(study_folder(*every, cheat, *trials, cells=cells))
     titles = group_titles("s", study.groups)
     matrices = significance_matrices(study.groups, titles)
     device = "device: A Processor @ 2.00GHz, 2 threads, float32, torch 2.13.0+cpu"
-    counts = {"parameters": "14 done, 1 failed, 1 diverged", "seconds": "14 done, 0 failed, 0 diverged"}
+    counts = {"parameters": "15 done, 1 failed, 1 diverged", "seconds": "14 done, 0 failed, 0 diverged"}
+    held = {
+        "parameters": "held equal: body parameters alone; broken by convs2s-small",
+        "seconds": "held equal: seconds of training alone",
+    }
     for one in (*matrices, *significance_tables(study.groups, titles)):
         match = "parameters" if "parameters" in one.title else "seconds"
-        assert one.heading[:3] == [device, "budget: 5,000 steps", f"runs: {counts[match]}"]
+        assert one.heading[:4] == [device, "budget: 5,000 steps", f"runs: {counts[match]}", held[match]]
+    assert {row["match"] for row in significance_rows(study.groups)} == {"parameters", "seconds"}
     (ranking,) = ranking_tables(study.groups)
-    assert ranking.heading == [device, "budget: 5,000 steps", "runs: 28 done, 1 failed, 1 diverged"]
+    runs = "runs: 29 done, 1 failed, 1 diverged"
+    assert ranking.heading == [device, "budget: 5,000 steps", runs, *held.values()]
     (search,) = search_tables(study)
     assert search.heading == [
         "device: 1 run on Another, 1 thread, float32, torch 2.13.0+cpu; 1 run on A Processor @ 2.00GHz, "

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmark.record import LayerRecord, SpeedRow, TrainRecord
+from benchmark.report.comparison import Matched
 from benchmark.report.layout import NOT_MEASURED
 from benchmark.report.study_results import StudyResults
 from benchmark.why.claims import CLAIMS
@@ -206,7 +207,7 @@ def translation(seeds: int = 7, match: str = "seconds", **bleu: float) -> StudyR
         for model, value in bleu.items()
         for seed in range(seeds)
     ]  # fmt: skip
-    matches = {record.run_id: {match: None} for record in records} if match else {}
+    matches = {record.run_id: {match: Matched()} for record in records} if match else {}
     return StudyResults(name="multi30k-en-de", train_records=tuple(records), matches=matches)
 
 
