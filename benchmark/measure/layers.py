@@ -245,7 +245,9 @@ def _model_path_rows(settings: Settings) -> Iterator[Row]:
 def _rows_of_parts(model: Seq2SeqModel, length: int) -> Iterator[Row]:
     paths = model_paths(model, length, length)
     for part, causal in (("encoder", False), ("source to target", False), ("target to target", True)):
-        found: Paths = getattr(paths, part.replace(" ", "_"))
+        found: Paths | None = getattr(paths, part.replace(" ", "_"))
+        if found is None:
+            continue
         values = {
             "connects": (float(found.connects(causal=causal)), "0 or 1"),
             "hops": (found.longest("hops"), "hops"),
