@@ -474,6 +474,7 @@ def why(
     device: Device = "auto",
     threads: Threads = None,
     wandb: Annotated[Wandb, typer.Option(help="Where wandb keeps its mirror of the runs.")] = Wandb.auto,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> int:
     from dataclasses import replace
@@ -496,6 +497,7 @@ def why(
         device=device,
         threads=threads,
         wandb=mode,
+        trust_code=trust_code,
         progress=sys.stderr.isatty(),
         study=study,
     )
@@ -504,7 +506,7 @@ def why(
     loaded = replace(load_study(folder.path), layer_records=tuple(records))
     facts = Facts.of(loaded)
     write_page(facts, folder.path / "report", scale.value)
-    page = _page(loaded, folder.path, None, options.data_directory, trust_code=False)
+    page = _page(loaded, folder.path, None, options.data_directory, trust_code)
     if as_json:
         show(json.dumps({"study": study, "page": str(page), "claims": claim_rows(facts)}, indent=1))
     else:

@@ -31,7 +31,9 @@ def reproduce(
     """
     more = trained_cells(options.results, runs)
     for run in dict.fromkeys(cell.settings["run"] for cell in more if folder.result(cell.run_id) is None):
-        trained_model(run_folder(run, options.results))  # before hours are spent on the rest
+        trained_model(
+            run_folder(run, options.results), trust_code=options.trust_code
+        )  # before hours are spent on the rest
     folder.prepare()
     # Inputs and weights alike: bfloat16 is what a GPU has its matrix units for.
     precision: Precision = "bfloat16" if choose_device(options.device).type == "cuda" else "float32"

@@ -184,7 +184,7 @@ def test_signals_of_a_run_beyond_memory_are_rows_beside_the_others(monkeypatch, 
     memory_for_eight_positions(monkeypatch)
     monkeypatch.setattr(trained_rows, "run_folder", lambda run, results: None)
     for name in ("trained_model", "untrained_model"):
-        monkeypatch.setattr(trained_rows, name, lambda folder: build_small_model("transformer"))
+        monkeypatch.setattr(trained_rows, name, lambda folder, trust_code: build_small_model("transformer"))
     options = RunOptions(results=tmp_path, data_directory=tmp_path)
     settings = {"run": "any", "lengths": [8, 12], "vocabulary_size": 100}
     rows = list(trained_rows.trained_signal_rows(settings, options))

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from benchmark.checkpoint import AVERAGED, load, save, weights_sha256
 from benchmark.cli import app
-from benchmark.config import ROOT, UserError
+from benchmark.config import ROOT, UserError, experiment_from
 from benchmark.measure.layers import span_rows
 from benchmark.measure.signal import model_signal, random_words
 from benchmark.measure.span import model_paths, model_span
@@ -33,6 +34,8 @@ from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
 from benchmark.why.page import findings, terminal_page, write_page
 from models import convs2s, lstm, transformer
+from tasks import recall
+from tests.benchmark.test_check import OWN_MODEL
 from tests.benchmark.training_run import HANGS, experiment, options, run
 from tests.benchmark.why.synthetic import records
 
@@ -309,6 +312,24 @@ def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_p
     assert not (tiny / "why").exists()
 
 
+def test_a_run_of_a_users_own_model_and_task_is_measured_where_their_code_is_trusted(tiny, monkeypatch):
+    monkeypatch.setattr(measuring, "cells", lambda *arguments: [])
+    (tiny.parent / "mine.py").write_text(OWN_MODEL)
+    (tiny.parent / "asked.py").write_text(Path(recall.__file__).read_text())
+    sections = {
+        "model": {"name": str(tiny.parent / "mine.py"), "width": 8},
+        "task": {"name": str(tiny.parent / "asked.py"), **recall.Config().tiny().model_dump()},
+        "training": {"steps": 2, "validations": 1, "precision": "float32"},
+    }
+    folder = kept(experiment_from(sections, files_allowed=True), tiny.parent, trust_code=True)
+    code, _, said = why(tiny, "--run", str(folder))
+    assert (code, said.count("--trust-code")) == (2, 1), said
+    code, _, said = why(tiny, "--run", str(folder), "--trust-code")
+    assert code == 0, said
+    found = StudyFolder(tiny, "why").contents().records
+    assert {(record.kind, record.status) for record in found} == {("signal", "done"), ("attention", "done")}
+
+
 @pytest.mark.parametrize("module", [transformer, convs2s, lstm])
 def test_measuring_changes_nothing_in_a_model(module):
     """Losses of training are the same bits whether spans, paths and signals were measured between or not."""
@@ -336,8 +357,12 @@ def test_measuring_changes_nothing_in_a_model(module):
 
 
 def trained(tmp_path, model):
-    one = experiment(model, training={"steps": 2, "validations": 1})
-    record = run(one, tmp_path)
+    return kept(experiment(model, training={"steps": 2, "validations": 1}), tmp_path)
+
+
+def kept(one, tmp_path, **fields):
+    """The folder of an experiment that was run, with its record."""
+    record = run(one, tmp_path, **fields)
     assert record is not None
     folder = RunFolder(tmp_path / "results" / "study" / "runs" / one.run_id())
     folder.write_record(record)
