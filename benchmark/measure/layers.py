@@ -398,7 +398,7 @@ def _beyond_memory(conditions: dict[str, Any]) -> Row:
 
 def time_rows(settings: Settings, device: torch.device, sample: Callable[[], None]) -> Iterator[Row]:
     """Seconds of every one of `layers` at every one of `lengths` and one `width`, forward and forward with
-    backward, for one sequence and for a batch of `tokens` positions.
+    backward, for one sequence and for a batch of `tokens` positions; forward alone in evaluation mode.
 
     All are timed once in each of `rounds`, in an order drawn anew; `sample` is called before each timing. The
     first layer takes part twice, as `again`: what differs there is noise.
@@ -503,7 +503,14 @@ class _Contest:
             x = torch.randn(batch, length, self._width, device=self._device, dtype=self._dtype)
             self._inputs[shape] = x.requires_grad_(backward)
         work = _pass(layer, self._inputs[shape], backward)
-        self.add(conditions, _timed(work, self.clock, self._sample))
+
+        def begin() -> None:
+            layer.train(
+                backward
+            )  # a fused LSTM in training keeps what a backward pass needs, without one too
+            self._sample()
+
+        self.add(conditions, _timed(work, self.clock, begin))
 
     def add(self, conditions: dict[str, Any], work: Callable[[int], float]) -> None:
         """Have something else take part, which returns its seconds."""
@@ -538,23 +545,23 @@ def _sampled(work: Callable[[int], float], sample: Callable[[], None]) -> Callab
     return sampled
 
 
-def _timed(work: Callable[[], object], clock: Clock, sample: Callable[[], None]) -> Callable[[int], float]:
-    """Seconds of one call, over as many calls as make a timing that the clock can tell."""
+def _timed(work: Callable[[], object], clock: Clock, begin: Callable[[], None]) -> Callable[[int], float]:
+    """Seconds of one call, over as many calls as make a timing that the clock can tell; after `begin`."""
     repeats = 0
 
     def timed(_: int) -> float:
         nonlocal repeats
+        begin()
         if not repeats:
             work()
-            begin = clock.mark()
+            start = clock.mark()
             work()
-            taken = clock.seconds(begin, clock.mark())
+            taken = clock.seconds(start, clock.mark())
             repeats = max(1, math.ceil(SHORTEST_SECONDS / max(taken, 1e-7)))
-        sample()
-        begin = clock.mark()
+        start = clock.mark()
         for _ in range(repeats):
             work()
-        return clock.seconds(begin, clock.mark()) / repeats
+        return clock.seconds(start, clock.mark()) / repeats
 
     return timed
 

@@ -23,7 +23,7 @@ from benchmark.measure.layers import (
     utilisation_rows,
 )
 from benchmark.why.facts import number
-from models.layers.table1 import LAYERS
+from models.layers.table1 import LAYERS, SelfAttention
 
 CPU = torch.device("cpu")
 FIELDS: dict[str, dict[str, int]] = {
@@ -244,6 +244,22 @@ def test_times_of_every_layer_with_the_first_one_twice():
         assert len(row.samples) == 6 and low <= row.value <= high
         assert row.conditions["batch"] == (16 // number(row, "n") if row.conditions["full"] else 1)
     assert len(sampled) == len(rows) * 8
+
+
+def test_forward_passes_are_timed_in_evaluation_mode_and_those_with_backward_in_training(monkeypatch):
+    """In any order, of layers that take part in both; the first calls, which are in no row, as well."""
+    modes = []
+
+    class Noting(SelfAttention):
+        def forward(self, x):
+            if not x.is_meta:  # where memory is asked for
+                modes.append((self.training, torch.is_grad_enabled()))
+            return super().forward(x)
+
+    monkeypatch.setitem(LAYERS, "self-attention", Noting)
+    settings: dict[str, Any] = {"layers": {"a": {"name": "self-attention"}}, "lengths": [4], "width": 8}
+    list(time_rows({**settings, "tokens": 8, "rounds": 6, "seed": 0}, CPU, lambda: None))
+    assert set(modes) == {(False, False), (True, True)}
 
 
 def test_utilisation_is_a_share_of_a_peak_of_the_same_rounds(monkeypatch):
