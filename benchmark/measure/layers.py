@@ -338,10 +338,14 @@ def profile_rows(profile: Profile, conditions: dict[str, Any]) -> Iterator[Row]:
 
 
 def complexity_rows(settings: Settings) -> Iterator[Row]:
-    """Of `layer` over `lengths` and `widths`: what is counted beside closed forms. A kernel may be `n`."""
-    for width in settings["widths"]:
+    """Of `layer` over `lengths` and `widths`: what is counted beside closed forms. A kernel may be `n`;
+    `heads`, where there are some, are those of each width.
+    """
+    for number, width in enumerate(settings["widths"]):
         for length in settings["lengths"]:
             fields = {**settings["layer"], "width": width}
+            if "heads" in settings:
+                fields["heads"] = settings["heads"][number]
             if fields.get("kernel") == "n":
                 fields["kernel"] = length
             layer = build_layer(fields)

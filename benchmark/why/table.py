@@ -316,7 +316,10 @@ def _memory(facts: Facts) -> Iterator[Table]:
         ],
         rows=[[layer, *(cell(layer, length) for length in lengths)] for layer in layers],
         labels=1,
-        remarks=[f"{KERNELS}, where it keeps no scores: memory then grows with n, not with n^2."],
+        remarks=[
+            f"{KERNELS}, where it keeps no scores: memory then grows with n, not with n^2.",
+            "Attention has a head for every 64 channels, as where it is timed; each keeps scores of its own.",
+        ],
     )
 
 

@@ -124,6 +124,20 @@ def test_complexity_is_counted_over_a_grid():
     }
 
 
+@pytest.mark.parametrize(
+    "fields", [{"name": "self-attention"}, {"name": "restricted self-attention", "neighbourhood": 4}]
+)
+def test_heads_cost_memory_for_their_scores_and_no_operations(fields):
+    settings = {"layer": fields, "lengths": [16, 32], "widths": [8, 16]}
+    one, several = (list(complexity_rows({**settings, "heads": heads})) for heads in ([1, 1], [1, 4]))
+    for quantity in ("operations", "mixing_operations", "projection_operations"):
+        assert table(one, quantity, "n", "d") == table(several, quantity, "n", "d")
+    (few, many) = (table(rows, "saved_bytes", "n", "d") for rows in (one, several))
+    assert few[32, 8] == many[32, 8]
+    scores = {"self-attention": 32 * 32, "restricted self-attention": 32 * 6}
+    assert many[32, 16] - few[32, 16] >= 3 * 4 * scores[fields["name"]], "of three more heads, in float32"
+
+
 def test_a_length_beyond_memory_is_a_row_and_no_crash(monkeypatch):
     monkeypatch.setattr(layers, "available_bytes", lambda device: 200_000)
     settings = {"layer": {"name": "self-attention"}, "lengths": [8, 4096], "widths": [8]}

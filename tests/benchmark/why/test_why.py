@@ -302,6 +302,17 @@ def test_every_scale_has_rounds_enough_for_an_interval(scale):
     assert median([1.0] * cells.GRIDS[scale].rounds).value == 1.0
 
 
+@pytest.mark.parametrize("scale", cells.GRIDS)
+def test_attention_has_as_many_heads_where_it_is_counted_as_where_it_is_timed(scale):
+    every = {(one.kind, one.subject): one.settings for one in cells.cells(scale, "cpu")}
+    counted = every["complexity", cells.ATTENTION]
+    heads = dict(zip(counted["widths"], counted["heads"], strict=True))
+    for width in cells.GRIDS[scale].timed_widths:
+        timed = every["time", f"layers, d = {width}"]["layers"][cells.ATTENTION]["heads"]
+        assert heads.get(width, timed) == timed
+    assert max(heads.values()) > 1, "at the widest, whose memory is shown"
+
+
 def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_path):
     code, _, said = why(tiny, "--run", str(tmp_path / "nothing"))
     assert (code, said.count("has no record")) == (2, 1)
