@@ -187,8 +187,8 @@ def _spans(grid: Grid) -> Iterator[LayerCell]:
 
 
 def _paths(grid: Grid) -> Iterator[LayerCell]:
-    layers = {name: fields for name, fields in _layers(WIDTH).items() if name != SEPARABLE}
-    for subject, layer in layers.items():
+    layers = _layers(WIDTH)
+    for subject, layer in layers.items():  # contiguous where they are convolutions
         settings = {"layer": layer, "lengths": list(grid.spans), "matrix_length": 32}
         yield LayerCell(kind="path", subject=subject, settings=settings)
     settings = {

@@ -52,7 +52,7 @@ _LINES = (
     _Line(RECURRENT, "n d^2", "n", "n", RECURRENT, RECURRENT),
     _Line(CONVOLUTION, "k n d^2", "1", "log_k n", DILATED, CONVOLUTION),
     _Line(RESTRICTED, "r n d", "1", "n / r", RESTRICTED, TIMED_RESTRICTED),
-    _Line(SEPARABLE, "k n d + n d^2", "1", "log_k n", "", SEPARABLE),
+    _Line(SEPARABLE, "k n d + n d^2", "1", "log_k n (n / k)", SEPARABLE, SEPARABLE),
 )
 
 
@@ -85,8 +85,9 @@ def table_1(facts: Facts) -> Table:
             Column(
                 title=("hops",),
                 note="Hops: layers, or recurrent cells, on the longest of the shortest paths between two "
-                "positions, in the smallest stack that connects all of them (convolutions dilated); depth is "
-                "of one layer.",
+                "positions, in the smallest stack that connects all of them; depth is of one layer. The "
+                "paper's log_k n is of dilated convolutions, as the one here is; the separable one has no "
+                "dilation here: its path is that of contiguous ones, (n - 1) / (k - 1), in the paper n / k.",
             ),
             Column(
                 title=("steps",),

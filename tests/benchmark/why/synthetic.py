@@ -50,12 +50,16 @@ HOLDS: dict[str, Any] = {
     "hops": {
         ATTENTION: lambda n: 1, RECURRENT: lambda n: n, CONVOLUTION: lambda n: math.ceil((n - 1) / 2),
         RESTRICTED: lambda n: math.ceil((n - 1) / 4), DILATED: log_3,
+        SEPARABLE: lambda n: math.ceil((n - 1) / 2),
     },
     "layers": {
         ATTENTION: lambda n: 1, RECURRENT: lambda n: 1, CONVOLUTION: lambda n: math.ceil((n - 1) / 2),
         RESTRICTED: lambda n: math.ceil((n - 1) / 4), DILATED: log_3,
+        SEPARABLE: lambda n: math.ceil((n - 1) / 2),
     },
-    "leaks": dict.fromkeys((ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED, *MODELS), lambda n: 0),
+    "leaks": dict.fromkeys(
+        (ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED, SEPARABLE, *MODELS), lambda n: 0
+    ),
     "encoder_connects": {"transformer": lambda n: 1, "convs2s": lambda n: n < 8, "lstm": lambda n: 1},
     "mixing": {
         ATTENTION: lambda n, d: 4 * n * n * d,
