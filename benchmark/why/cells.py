@@ -29,6 +29,12 @@ TIMED_RESTRICTED = "restricted self-attention, r = 32"
 
 TIMED = (ATTENTION, TIMED_RESTRICTED, RECURRENT, CELLS, CONVOLUTION, SEPARABLE)
 
+WRITTEN_OUT = 256
+"""Up to this length self-attention writes its scores out on a CPU."""
+KERNELS_OF_ATTENTION = (
+    f"On a CPU self-attention writes its scores out up to n = {WRITTEN_OUT} and is fused beyond"
+)
+
 NEIGHBOURHOOD, KERNEL = 8, 3
 KERNELS, SEPARABLE_KERNELS, NEIGHBOURHOODS = (3, 5, 9), (3, 9), (8, 32)
 """Over which operations and time are measured."""

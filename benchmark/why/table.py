@@ -13,6 +13,7 @@ from benchmark.why.cells import (
     ATTENTION,
     CONVOLUTION,
     DILATED,
+    KERNELS_OF_ATTENTION,
     RECURRENT,
     RESTRICTED,
     SEPARABLE,
@@ -31,10 +32,6 @@ from benchmark.why.facts import (
     time_exponent,
     times_of,
 )
-
-WRITTEN_OUT = 256
-"""Up to this length self-attention writes its scores out on a CPU."""
-KERNELS = f"On a CPU self-attention writes its scores out up to n = {WRITTEN_OUT} and is fused beyond"
 
 
 class _Line(NamedTuple):
@@ -98,7 +95,7 @@ def table_1(facts: Facts) -> Table:
                 note="Time: exponent of n in seconds for each sequence, forward and backward, at the three "
                 "longest n and the largest width; 95 % interval over rounds. Full batches have as many "
                 "positions at every n, so that fewer sequences share a batch as n grows, and the exponent is "
-                f"of both; one sequence at a time is of n alone. {KERNELS}.",
+                f"of both; one sequence at a time is of n alone. {KERNELS_OF_ATTENTION}.",
                 begins_part=True,
             ),
             Column(title=("exponent of n", "in time,", "one sequence")),
@@ -318,7 +315,7 @@ def _memory(facts: Facts) -> Iterator[Table]:
         rows=[[layer, *(cell(layer, length) for length in lengths)] for layer in layers],
         labels=1,
         remarks=[
-            f"{KERNELS}, where it keeps no scores: memory then grows with n, not with n^2.",
+            f"{KERNELS_OF_ATTENTION}, where it keeps no scores: memory then grows with n, not with n^2.",
             "Attention has a head for every 64 channels, as where it is timed; each keeps scores of its own.",
         ],
     )

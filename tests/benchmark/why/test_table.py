@@ -3,9 +3,9 @@ import pytest
 from benchmark.measure.layers import summarised
 from benchmark.record import LayerRecord, Row
 from benchmark.report.layout import NOT_MEASURED, Table
-from benchmark.why.cells import ATTENTION, CONVOLUTION, RECURRENT, RESTRICTED, SEPARABLE
+from benchmark.why.cells import ATTENTION, CONVOLUTION, RECURRENT, RESTRICTED, SEPARABLE, WRITTEN_OUT
 from benchmark.why.facts import Facts, Missing
-from benchmark.why.table import WRITTEN_OUT, further_tables, table_1
+from benchmark.why.table import further_tables, table_1
 from models.layers.attention import _EXPLICIT_SCORES
 from tests.benchmark.report.records import provenance
 from tests.benchmark.why.synthetic import WIDTHS, records
