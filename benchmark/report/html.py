@@ -222,7 +222,7 @@ def _claims(study: StudyResults) -> Section:
     section = Section(
         "claims",
         "Claims",
-        f"{count_of(ledger)}. A verdict follows from the records by a test that was fixed before them.",
+        f"{count_of(ledger)}. A verdict follows from the records by a test in the code.",
     )
     section.items = [
         {"claim": claim, "finding": finding, "runs": _runs_by_study(study, finding.runs)}

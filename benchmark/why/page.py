@@ -92,8 +92,8 @@ def write_page(facts: Facts, folder: Path, scale: str) -> Path:
         "# Why self-attention, measured",
         "",
         f'Section 4 of "Attention Is All You Need" (Vaswani et al. 2017), from measurements at scale '
-        f"{scale}. A verdict follows from the records by a test that was fixed before; where something was "
-        "not measured, or its interval leaves it open, it is not decidable here.",
+        f"{scale}. A verdict follows from the records by a test in the code; where something was not "
+        "measured, or its interval leaves it open, it is not decidable here.",
         "",
         *markdown_lines(table_1(facts)),
         "",

@@ -229,7 +229,11 @@ def _passes(facts: Facts) -> Iterator[Table]:
                     "cell by cell.",
                 ),
                 Column(title=("kernel", "depth")),
-                Column(title=("ideal", "depth")),
+                Column(
+                    title=("ideal", "depth"),
+                    note="Ideal depth: backwards an estimate, mostly an upper bound: gradients of softmax "
+                    "and layer norm count as one sum over all that they read.",
+                ),
                 Column(
                     title=("parallelism",),
                     note="Parallelism: work over kernel depth at the longest n, how many operations could "
