@@ -255,6 +255,22 @@ def test_a_model_s_signal_is_that_of_its_embedded_words(module, side):
     torch.testing.assert_close(found, (difference * projection).sum(-1), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_model_that_moves_its_words_before_it_embeds_them_is_told_so(side):
+    class Moving(lstm.LSTM):
+        def encode(self, source, source_mask):
+            return super().encode(source.flip(1), source_mask)
+
+        def decode(self, target_in, memory):
+            return super().decode(target_in.roll(1, 1), memory)
+
+    model, words = Moving(lstm.Config().tiny(), 50), random_words(6, 50)
+    with pytest.raises(
+        ValueError, match=f"^the {side}'s words are embedded nowhere as they are given, .*ids$"
+    ):
+        model_signal(model, words, words, side=side)
+
+
 class OneSequence(nn.Module):
     """A recurrence with a state of its own for one sequence, as a layer (1, n, D) may have it."""
 
