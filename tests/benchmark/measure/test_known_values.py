@@ -73,8 +73,10 @@ def test_a_bidirectional_recurrence(length):
     assert unreached(reached) == 0
 
 
-@pytest.mark.parametrize("length", [16, 32])
-@pytest.mark.parametrize("unit", ["hops", "steps"])
+@pytest.mark.parametrize(
+    ("length", "unit", "bits"),
+    [(16, "hops", 20), (16, "steps", 20), (32, "hops", 20), (32, "steps", 12), (64, "hops", 12)],
+)
 @pytest.mark.parametrize(
     "layer",
     [
@@ -83,10 +85,10 @@ def test_a_bidirectional_recurrence(length):
     ],
     ids=lambda layer: type(layer).__name__,
 )  # fmt: skip
-def test_every_path_of_a_layer_of_table_1_is_that_of_an_independent_method(layer, unit, length):
-    """Powers of z up to 2n + 6 have to fit into the exponents of float64."""
+def test_every_path_of_a_layer_of_table_1_is_that_of_an_independent_method(layer, length, unit, bits):
+    """Powers of z up to n in hops and 2n + 6 in steps have to fit into the exponents of float64."""
     with as_traced(layer):
-        check_by_gradients(layer, length, unit, bits=12 if length == 32 and unit == "steps" else 20)
+        check_by_gradients(layer, length, unit, bits=bits)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
