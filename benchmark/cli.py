@@ -480,6 +480,7 @@ def why(
     device: Device = "auto",
     threads: Threads = None,
     wandb: Annotated[Wandb, typer.Option(help="Where wandb keeps its mirror of the runs.")] = Wandb.auto,
+    trust_code: TrustCode = False,
     as_json: Json = False,
 ) -> int:
     from dataclasses import replace
@@ -502,6 +503,7 @@ def why(
         device=device,
         threads=threads,
         wandb=mode,
+        trust_code=trust_code,
         progress=sys.stderr.isatty(),
         study=study,
     )
@@ -511,7 +513,7 @@ def why(
     loaded = replace(loaded, layer_records=tuple(one for one in loaded.layer_records if one.run_id in own))
     facts = Facts.of(loaded)
     write_page(facts, folder.path / "report", scale.value)
-    page = _page(loaded, folder.path, None, options.data_directory, trust_code=False)
+    page = _page(loaded, folder.path, None, options.data_directory, trust_code)
     if as_json:
         show(json.dumps({"study": study, "page": str(page), "claims": claim_rows(facts)}, indent=1))
     else:

@@ -245,7 +245,9 @@ def _model_path_rows(settings: Settings) -> Iterator[Row]:
 def _rows_of_parts(model: Seq2SeqModel, length: int) -> Iterator[Row]:
     paths = model_paths(model, length, length)
     for part, causal in (("encoder", False), ("source to target", False), ("target to target", True)):
-        found: Paths = getattr(paths, part.replace(" ", "_"))
+        found: Paths | None = getattr(paths, part.replace(" ", "_"))
+        if found is None:
+            continue
         values = {
             "connects": (float(found.connects(causal=causal)), "0 or 1"),
             "hops": (found.longest("hops"), "hops"),
@@ -336,10 +338,14 @@ def profile_rows(profile: Profile, conditions: dict[str, Any]) -> Iterator[Row]:
 
 
 def complexity_rows(settings: Settings) -> Iterator[Row]:
-    """Of `layer` over `lengths` and `widths`: what is counted beside closed forms. A kernel may be `n`."""
-    for width in settings["widths"]:
+    """Of `layer` over `lengths` and `widths`: what is counted beside closed forms. A kernel may be `n`;
+    `heads`, where there are some, are those of each width.
+    """
+    for number, width in enumerate(settings["widths"]):
         for length in settings["lengths"]:
             fields = {**settings["layer"], "width": width}
+            if "heads" in settings:
+                fields["heads"] = settings["heads"][number]
             if fields.get("kernel") == "n":
                 fields["kernel"] = length
             layer = build_layer(fields)
@@ -396,7 +402,7 @@ def _beyond_memory(conditions: dict[str, Any]) -> Row:
 
 def time_rows(settings: Settings, device: torch.device, sample: Callable[[], None]) -> Iterator[Row]:
     """Seconds of every one of `layers` at every one of `lengths` and one `width`, forward and forward with
-    backward, for one sequence and for a batch of `tokens` positions.
+    backward, for one sequence and for a batch of `tokens` positions; forward alone in evaluation mode.
 
     All are timed once in each of `rounds`, in an order drawn anew; `sample` is called before each timing. The
     first layer takes part twice, as `again`: what differs there is noise.
@@ -501,7 +507,14 @@ class _Contest:
             x = torch.randn(batch, length, self._width, device=self._device, dtype=self._dtype)
             self._inputs[shape] = x.requires_grad_(backward)
         work = _pass(layer, self._inputs[shape], backward)
-        self.add(conditions, _timed(work, self.clock, self._sample))
+
+        def begin() -> None:
+            layer.train(
+                backward
+            )  # a fused LSTM in training keeps what a backward pass needs, without one too
+            self._sample()
+
+        self.add(conditions, _timed(work, self.clock, begin))
 
     def add(self, conditions: dict[str, Any], work: Callable[[int], float]) -> None:
         """Have something else take part, which returns its seconds."""
@@ -536,23 +549,23 @@ def _sampled(work: Callable[[int], float], sample: Callable[[], None]) -> Callab
     return sampled
 
 
-def _timed(work: Callable[[], object], clock: Clock, sample: Callable[[], None]) -> Callable[[int], float]:
-    """Seconds of one call, over as many calls as make a timing that the clock can tell."""
+def _timed(work: Callable[[], object], clock: Clock, begin: Callable[[], None]) -> Callable[[int], float]:
+    """Seconds of one call, over as many calls as make a timing that the clock can tell; after `begin`."""
     repeats = 0
 
     def timed(_: int) -> float:
         nonlocal repeats
+        begin()
         if not repeats:
             work()
-            begin = clock.mark()
+            start = clock.mark()
             work()
-            taken = clock.seconds(begin, clock.mark())
+            taken = clock.seconds(start, clock.mark())
             repeats = max(1, math.ceil(SHORTEST_SECONDS / max(taken, 1e-7)))
-        sample()
-        begin = clock.mark()
+        start = clock.mark()
         for _ in range(repeats):
             work()
-        return clock.seconds(begin, clock.mark()) / repeats
+        return clock.seconds(start, clock.mark()) / repeats
 
     return timed
 

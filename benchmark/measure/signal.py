@@ -201,6 +201,9 @@ def model_signal(
 
     `source` and `target` are token ids (GROUPS * BATCH, length) without padding. From the source the distance
     is counted from its end backwards, since the two sides have no positions in common.
+
+    Raises:
+        ValueError: the model embeds these words in another order, or without `torch.nn.functional.embedding`.
     """
     model = copy.deepcopy(model).double()
     generator = torch.Generator().manual_seed(seed)
@@ -212,6 +215,11 @@ def model_signal(
         embedded = _Embedded(source if side == "source" else shifted)
         with embedded:
             hidden = model.decode(shifted, model.encode(source, mask))
+        if not embedded.found:
+            raise ValueError(
+                f"the {side}'s words are embedded nowhere as they are given, each at its position: reverse "
+                "or shift what torch.nn.functional.embedding or nn.Embedding gives, and not the ids"
+            )
         return _norms(hidden[:, output], embedded.found, generator)
 
     for module in model.modules():

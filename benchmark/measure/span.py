@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from benchmark.measure.graph import CannotTrace, Reached, Recorder
+from benchmark.measure.graph import Reached, Recorder
 from models import BEGIN, END, Memory, Seq2SeqModel
 
 MOST_GROWTH = 1.5
@@ -168,7 +168,8 @@ def undeclared_in_model(model: Seq2SeqModel, *, length: int = 4) -> str:
     """The same of a model, from all words to what its decoder reads and gives."""
     lengths = [times * length for times in (1, 2, 4)]
     paths = [model_paths(model, n, n) for n in lengths]
-    return _grown([[one.encoder, one.source_to_target, one.target_to_target] for one in paths], lengths)
+    parts = [(one.encoder, one.source_to_target, one.target_to_target) for one in paths]
+    return _grown([[part for part in every if part is not None] for every in parts], lengths)
 
 
 def _grown(paths: Sequence[Sequence[Paths]], lengths: Sequence[int]) -> str:
@@ -222,8 +223,8 @@ def _of_positions(reached: Tensor) -> Paths:
 class ModelPaths:
     """Of an encoder-decoder under teacher forcing."""
 
-    encoder: Paths
-    """From source words to positions of what the decoder reads."""
+    encoder: Paths | None
+    """From source words to positions of what the decoder reads; None where that has no position for each."""
     source_to_target: Paths
     """From source words to the decoder's hidden states."""
     target_to_target: Paths
@@ -247,7 +248,7 @@ def model_paths(model: Seq2SeqModel, source_length: int, target_length: int) -> 
     reached = _paths((*words, *before), recorder.reached(hidden), 1)
     encoded = _of_memory(recorder, memory, other)
     return ModelPaths(
-        encoder=_some(encoded, 0, source_length),
+        encoder=None if encoded is None else _some(encoded, 0, source_length),
         source_to_target=_some(reached, 0, source_length),
         target_to_target=_some(reached, source_length, source_length + target_length),
     )
@@ -341,8 +342,8 @@ def _some(paths: Paths, first: int, last: int) -> Paths:
     )
 
 
-def _of_memory(recorder: Recorder, memory: Memory, other: Memory) -> Paths:
-    """To what the decoder reads of each source position, whichever fields hold it.
+def _of_memory(recorder: Recorder, memory: Memory, other: Memory) -> Paths | None:
+    """To what the decoder reads of each source position, whichever fields hold it; None where none does.
 
     `other` is that of a source of one word more: what grows with it are the positions.
     """
@@ -353,7 +354,7 @@ def _of_memory(recorder: Recorder, memory: Memory, other: Memory) -> Paths:
         if axes and recorder.is_reached(tensor):
             found.append(_paths(every, recorder.reached(tensor), axes[0]))
     if not found:
-        raise CannotTrace("encode() gives nothing that has a position for each source word")
+        return None
     return Paths(
         sources=every,
         hops=torch.stack([one.hops for one in found]).amin(0),

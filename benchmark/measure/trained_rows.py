@@ -41,8 +41,7 @@ def trained_signal_rows(settings: Settings, options: RunOptions) -> Iterator[Row
     Raises:
         UserError: the run is not done, or its weights are not there.
     """
-    folder = run_folder(settings["run"], options.results)
-    for training, model in (("before", untrained_model(folder)), ("after", trained_model(folder))):
+    for training, model in _models(settings, options).items():
         if "split" in settings:
             split = _corpus(settings, options).splits[settings["split"]]
             pairs = _of_one_length([_pair(split, number) for number in range(len(split))])
@@ -64,10 +63,19 @@ def _rows_of_random_words(model: Seq2SeqModel, words: int, conditions: dict[str,
         yield from profile_rows(profile, {**conditions, "output": profile.output, **side})
 
 
+def _models(settings: Settings, options: RunOptions) -> dict[str, Seq2SeqModel]:
+    """The model of a run before its training and after."""
+    folder, trust_code = run_folder(settings["run"], options.results), options.trust_code
+    return {
+        "before": untrained_model(folder, trust_code=trust_code),
+        "after": trained_model(folder, trust_code=trust_code),
+    }
+
+
 def _corpus(settings: Settings, options: RunOptions) -> Corpus:
     """The data that a run was trained on."""
     record = trained_record(run_folder(settings["run"], options.results))
-    experiment = experiment_from(record.experiment, files_allowed=False)
+    experiment = experiment_from(record.experiment, files_allowed=options.trust_code)
     return corpus_of(experiment, options.data_directory, options.cache_directory)[1]
 
 
@@ -78,20 +86,19 @@ def attention_rows(settings: Settings, options: RunOptions) -> Iterator[Row]:
     Raises:
         UserError: the run is not done, or its weights are not there.
     """
-    folder = run_folder(settings["run"], options.results)
     corpus = _corpus(settings, options)
     split = corpus.splits[settings["split"]]
     pairs = [_pair(split, number)[:2] for number in range(min(settings["sentences"], len(split)))]
     # keys tell source from target by their number
     pairs = [(source, target) for source, target in pairs if len(source) != len(target)]
-    after = trained_model(folder)
-    for when, model in (("before", untrained_model(folder)), ("after", after)):
+    models = _models(settings, options)
+    for when, model in models.items():
         every = [attention_maps(model, source, target) for source, target in pairs]
         yield from _differences(every, when)
     if pairs:
         source, target = pairs[0]
         words = [[_word(corpus.vocabulary, index) for index in side.tolist()] for side in (source, target)]
-        yield from _shown(attention_maps(after, source, target), *words)
+        yield from _shown(attention_maps(models["after"], source, target), *words)
 
 
 def _pair(split: Split, number: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -29,6 +29,12 @@ TIMED_RESTRICTED = "restricted self-attention, r = 32"
 
 TIMED = (ATTENTION, TIMED_RESTRICTED, RECURRENT, CELLS, CONVOLUTION, SEPARABLE)
 
+WRITTEN_OUT = 256
+"""Up to this length self-attention writes its scores out on a CPU."""
+KERNELS_OF_ATTENTION = (
+    f"On a CPU self-attention writes its scores out up to n = {WRITTEN_OUT} and is fused beyond"
+)
+
 NEIGHBOURHOOD, KERNEL = 8, 3
 KERNELS, SEPARABLE_KERNELS, NEIGHBOURHOODS = (3, 5, 9), (3, 9), (8, 32)
 """Over which operations and time are measured."""
@@ -187,8 +193,8 @@ def _spans(grid: Grid) -> Iterator[LayerCell]:
 
 
 def _paths(grid: Grid) -> Iterator[LayerCell]:
-    layers = {name: fields for name, fields in _layers(WIDTH).items() if name != SEPARABLE}
-    for subject, layer in layers.items():
+    layers = _layers(WIDTH)
+    for subject, layer in layers.items():  # contiguous where they are convolutions
         settings = {"layer": layer, "lengths": list(grid.spans), "matrix_length": 32}
         yield LayerCell(kind="path", subject=subject, settings=settings)
     settings = {
@@ -201,23 +207,23 @@ def _paths(grid: Grid) -> Iterator[LayerCell]:
 
 
 def _complexities(grid: Grid) -> Iterator[LayerCell]:
-    def cell(subject: str, **layer: Any) -> LayerCell:
-        settings = {"layer": layer, "lengths": list(grid.lengths), "widths": list(grid.widths)}
+    heads = [_heads(width) for width in grid.widths]
+
+    def cell(subject: str, layer: Mapping[str, Any], **further: Any) -> LayerCell:
+        settings = {"layer": layer, "lengths": list(grid.lengths), "widths": list(grid.widths), **further}
         return LayerCell(kind="complexity", subject=subject, settings=settings)
 
-    yield cell(ATTENTION, name="self-attention")
-    for neighbourhood in NEIGHBOURHOODS:
-        yield cell(
-            f"restricted self-attention, r = {neighbourhood}",
-            name="restricted self-attention",
-            neighbourhood=neighbourhood,
-        )
-    yield cell(RECURRENT, name="recurrent")
+    yield cell(ATTENTION, {"name": "self-attention"}, heads=heads)
+    for r in NEIGHBOURHOODS:
+        layer = {"name": "restricted self-attention", "neighbourhood": r}
+        yield cell(f"restricted self-attention, r = {r}", layer, heads=heads)
+    yield cell(RECURRENT, {"name": "recurrent"})
     for kernel in KERNELS:
-        yield cell(f"convolution, k = {kernel}", name="convolution", kernel=kernel)
+        yield cell(f"convolution, k = {kernel}", {"name": "convolution", "kernel": kernel})
     for kernel in SEPARABLE_KERNELS:
-        yield cell(f"separable convolution, k = {kernel}", name="separable convolution", kernel=kernel)
-    yield cell(FULL_SEPARABLE, name="separable convolution", kernel="n")
+        layer = {"name": "separable convolution", "kernel": kernel}
+        yield cell(f"separable convolution, k = {kernel}", layer)
+    yield cell(FULL_SEPARABLE, {"name": "separable convolution", "kernel": "n"})
 
 
 def _signals(grid: Grid) -> Iterator[LayerCell]:
@@ -260,11 +266,16 @@ def _parallelism(grid: Grid, device: str, chosen: Mapping[str, Any]) -> Iterator
         yield LayerCell(kind="scaling", subject=subject, settings=settings, device=device, devices=2)
 
 
+def _heads(width: int) -> int:
+    """Of attention whose operations, memory or time are measured: of 64 channels each, as in the paper."""
+    return max(1, width // 64)
+
+
 def _timed_layers(width: int) -> dict[str, dict[str, Any]]:
     return {
-        ATTENTION: {"name": "self-attention", "heads": max(1, width // 64)},
+        ATTENTION: {"name": "self-attention", "heads": _heads(width)},
         TIMED_RESTRICTED: {
-            "name": "restricted self-attention", "neighbourhood": 32, "heads": max(1, width // 64),
+            "name": "restricted self-attention", "neighbourhood": 32, "heads": _heads(width),
         },
         RECURRENT: {"name": "recurrent"},
         CELLS: {"name": "recurrent", "fused": False},
@@ -324,7 +335,6 @@ def _time(grid: Grid, width: int, device: str, chosen: Mapping[str, Any]) -> Lay
 def _time_of_variants(grid: Grid, device: str, chosen: Mapping[str, Any]) -> LayerCell:
     """Of kernels and neighbourhoods, at one width and the longest sentences."""
     width = grid.timed_widths[len(grid.timed_widths) // 2]
-    heads = max(1, width // 64)
     layers: dict[str, dict[str, Any]] = {
         **{f"convolution, k = {kernel}": {"name": "convolution", "kernel": kernel} for kernel in KERNELS},
         **{
@@ -333,7 +343,7 @@ def _time_of_variants(grid: Grid, device: str, chosen: Mapping[str, Any]) -> Lay
         },
         **{
             f"restricted self-attention, r = {r}": {
-                "name": "restricted self-attention", "neighbourhood": r, "heads": heads,
+                "name": "restricted self-attention", "neighbourhood": r, "heads": _heads(width),
             }
             for r in NEIGHBOURHOODS
         },

@@ -1,16 +1,16 @@
 """The claims of section 4 and of the paper's introduction, each with what decides it.
 
-A claim names its prediction and its test before anything is measured; the test reads records and gives the
-effect and the verdict. Thresholds stand here, in the repository. The paper's own unit decides: mixing
-operations for complexity, kernel depth for sequential operations, hops for path length. Other units are
-printed as conditions.
+A claim names its prediction and its test; the test reads records and gives the effect and the verdict.
+Thresholds stand here, in the repository, and docs/why.md tells which tests have changed since they were first
+measured. The paper's own unit decides: mixing operations for complexity, kernel depth for sequential
+operations, hops for path length. Other units are printed as conditions.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from benchmark.measure.timing import STEADY, Interval
@@ -23,6 +23,7 @@ from benchmark.why.cells import (
     DILATED,
     FULL_SEPARABLE,
     KERNEL,
+    KERNELS_OF_ATTENTION,
     MODELS,
     NEIGHBOURHOOD,
     RECURRENT,
@@ -226,7 +227,8 @@ def _time_conditions(facts: Facts, *, full: bool) -> list[str]:
         batches = "full batches" if full else "one sequence at a time"
         return [
             f"time for each sequence, {batches}, at the largest three of n (d = {width:,.0f}) and of d (the "
-            f"longest n): {', '.join(found)}"
+            f"longest n): {', '.join(found)}",
+            KERNELS_OF_ATTENTION,
         ]
     except Missing as missing:
         return [f"time: {missing}"]
@@ -377,6 +379,7 @@ def _faster_when_short(facts: Facts) -> Finding:
     conditions = (
         "noise (A/A) at a point: the factor by which attention differs from itself there, at most "
         f"{max(floors):.3f}",
+        KERNELS_OF_ATTENTION,
         *_shared(facts),
         *_crossovers(facts),
     )
@@ -547,6 +550,13 @@ def _layers_needed(facts: Facts) -> Finding:
     )
 
 
+def _by_constants(shares: Sequence[float]) -> Word:
+    """The verdict where every cost has to be the predicted one, of which these are shares."""
+    if max(abs(share - 1) for share in shares) <= NEAR:
+        return SUPPORTED
+    return CONTRADICTED if min(abs(share - 1) for share in shares) >= FAR else UNDECIDED
+
+
 def _k_times_dearer(facts: Facts) -> Finding:
     ratios: dict[int, list[float]] = {}
     whole: dict[int, list[float]] = {}
@@ -556,18 +566,16 @@ def _k_times_dearer(facts: Facts) -> Finding:
             recurrent = _points(facts, RECURRENT, quantity)
             found[kernel] = [convolution[point] / recurrent[point] for point in convolution]
     shares = [value / kernel for kernel, values in ratios.items() for value in values]
-    if max(abs(share - 1) for share in shares) <= NEAR:
-        verdict = SUPPORTED
-    elif min(abs(share - 1) for share in shares) >= FAR:
-        verdict = CONTRADICTED
-    else:
-        verdict = UNDECIDED
+    verdict = _by_constants(shares)
     shown = ", ".join(f"k = {kernel}: {without_spread(values[0])}" for kernel, values in ratios.items())
     all_of = ", ".join(f"k = {kernel}: {without_spread(values[0])}" for kernel, values in whole.items())
+    growth = {"k": exponent({kernel: values[0] for kernel, values in ratios.items()})}
     conditions = [
+        f"by growth alone, which decides S4.12: {_by_exponents(growth, {'k': 1})}, the ratio grows with "
+        f"k^{growth['k']:.2f}",
         f"with all operations: {all_of}",
-        f"the ratio grows with k^{exponent({k: v[0] for k, v in ratios.items()}):.2f}; the recurrence here "
-        "is an LSTM, which has four gates: against one of its matrices, as in a recurrence without gates, "
+        "the recurrence here is an LSTM, which has four gates: against one of its matrices, as in a "
+        "recurrence without gates, "
         f"the ratio is {', '.join(without_spread(4 * values[0]) for values in ratios.values())} for k = "
         f"{', '.join(map(str, ratios))}",
         "a convolution with a gate, as in ConvS2S, costs twice as much",
@@ -610,6 +618,8 @@ def _same_terms(facts: Facts) -> Finding:
     first, second = two_terms(separable), two_terms(both)
     is_law = max(first[2], second[2]) <= 0.01 and min(*first[:2], *second[:2]) > 0
     ratios = [separable[point] / both[point] for point in separable]
+    projections = _points(facts, ATTENTION, "projection_operations")
+    whole = [separable[point] / (both[point] + projections[point]) for point in separable]
     return Finding(
         verdict=SUPPORTED if is_law else CONTRADICTED,
         effect=f"a separable convolution with k = n is {first[0]:.2f} n^2 d + {first[1]:.2f} n d^2, "
@@ -617,7 +627,9 @@ def _same_terms(facts: Facts) -> Finding:
         f"same two terms, with other constants: it takes {without_spread(min(ratios))} to "
         f"{without_spread(max(ratios))} times the operations",
         conditions=(
-            "the statement is of growth; by constants, which S4.10 is about, the convolution is cheaper",
+            f"by constants, which decide S4.10: {_by_constants(ratios)}; with the projections of "
+            f"self-attention: {_by_constants(whole)}, {without_spread(min(whole))} to "
+            f"{without_spread(max(whole))} times the operations",
             "without the projections of self-attention, as in Table 1; the feed-forward layer by closed form",
         ),
     )
@@ -647,9 +659,12 @@ def _vanishing(facts: Facts) -> Finding:
     conditions, others = [], []
     for subject in facts.subjects("signal"):
         if subject.startswith(f"{RECURRENT}, "):
-            others += [f"with {subject.removeprefix(f'{RECURRENT}, ')}: {_decays(facts, subject)[-1]}"]
+            others += [
+                f"with {subject.removeprefix(f'{RECURRENT}, ')}: {one}"
+                for one in _decays(facts, subject).values()
+            ]
         elif subject != RECURRENT:
-            conditions += [f"{subject}: {text}" for text in _decays(facts, subject)]
+            conditions += [f"{subject}{side}: {one}" for side, one in _decays(facts, subject).items()]
     conditions += [
         f"{record.subject}: failed: {record.failure}"
         for record in facts.records
@@ -658,31 +673,54 @@ def _vanishing(facts: Facts) -> Finding:
     return Finding(
         verdict=verdict,
         effect="an LSTM before training, as it is initialised (forget bias 1): "
-        + "; ".join([*_decays(facts, RECURRENT), *others])
+        + "; ".join([*_decays(facts, RECURRENT).values(), *others])
         + because(verdict, "neither an exponential that falls at every length and position, nor no decay"),
-        conditions=(*conditions, "what is learned over a distance is claim S4.5"),
+        conditions=(
+            *conditions,
+            "± is a 95 % interval over groups of random inputs, with the weights of one seed",
+            "what is learned over a distance is claim S4.5",
+        ),
     )
 
 
-def _decays(facts: Facts, subject: str) -> list[str]:
-    rows = facts.rows("signal", subject, "rate")
-    longest = max(number(row, "n") for row in rows)
-    found = []
-    for row in rows:
-        if number(row, "n") != longest:
-            continue
+def _decays(facts: Facts, subject: str) -> dict[str, str]:
+    """The laws at all lengths and positions, by side of a model, and before a run's training and after."""
+    sides: dict[str, list[Row]] = {}
+    for row in facts.rows("signal", subject, "rate"):
         side = f" from the {row.conditions['from']}" if "from" in row.conditions else ""
         side += f", {row.conditions['training']} training" if "training" in row.conditions else ""
-        where = f"n = {longest:,.0f}, position {number(row, 'output'):,.0f}{side}"
-        half = (_end(row.high) - _end(row.low)) / 2
-        found.append(f"{_decay(row)}, {with_half_width(row.value, half)} for each position ({where})")
-    return found
+        sides.setdefault(side, []).append(row)
+    return {side: _laws(facts, subject, rows) for side, rows in sides.items()}
 
 
-def _decay(row: Row) -> str:
+def _laws(facts: Facts, subject: str, rates: Sequence[Row]) -> str:
+    """Each law with its smallest and largest slope, in its own unit, and how often it holds."""
+    laws: dict[str, list[Row]] = {}
+    for rate in rates:
+        kind = rate.conditions["decay"]
+        row = facts.rows("signal", subject, "exponent", **rate.conditions)[0] if kind == "power" else rate
+        laws.setdefault(_law(row), []).append(row)
+    shown = []
+    for law, rows in laws.items():
+        smallest, largest = (most(rows, key=lambda row: row.value) for most in (min, max))
+        ends = dict.fromkeys(
+            with_half_width(row.value, (_end(row.high) - _end(row.low)) / 2) for row in (smallest, largest)
+        )
+        slopes = "" if law == UNDETERMINED else f", {' to '.join(ends)} {rows[0].unit}"
+        places = [f"n = {number(row, 'n'):,.0f} at {number(row, 'output'):,.0f}" for row in rows]
+        times = f" at {len(rows)} of {len(rates)} lengths and positions" if len(rates) > 1 else ""
+        where = f" ({', '.join(places)})" if len(rates) == 1 or len(rows) < len(rates) else ""
+        shown.append(f"{law}{times}{where}{slopes}")
+    return ", and ".join(shown)
+
+
+UNDETERMINED = "neither an exponential nor a power law"
+
+
+def _law(row: Row) -> str:
     kind = row.conditions["decay"]
     if kind in ("none", "undetermined"):
-        return {"none": "no decay", "undetermined": "neither an exponential nor a power law"}[kind]
+        return {"none": "no decay", "undetermined": UNDETERMINED}[kind]
     return f"{kind} {'growth' if row.value > 0 else 'decay'}"
 
 
@@ -755,9 +793,9 @@ def _end(value: float | None) -> float:
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         number="S4.1",
-        sentence="Three things decide between layers: operations per layer, how much of them has to run in "
+        sentence="Three things tell layers apart: operations per layer, how much of them has to run in "
         "order, and how long paths between positions are.",
-        prediction="they tell the layers of Table 1 apart: no two grow alike in all three",
+        prediction="no two layers of Table 1 grow alike in all three",
         test=f"exponents in n of mixing operations, kernel depth and hops: a pair within {NEAR} in all three "
         "contradicts",
         decide=_desiderata,
@@ -872,8 +910,9 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         number="I.2",
-        sentence="In a recurrence gradients vanish over distance (Hochreiter 1991; not in the paper itself).",
-        prediction="exponential decay with distance, before training, in an LSTM with a forget bias of 1",
+        sentence="In an LSTM before training, with a forget bias of 1, gradients vanish over distance (as "
+        "Hochreiter 1991 has it of recurrences; not in the paper itself).",
+        prediction="exponential decay with distance",
         test="law of decay at every length and position: exponential and falling at all supports, no decay "
         "contradicts",
         decide=_vanishing,

@@ -53,12 +53,13 @@ def learned_over_distance(facts: Facts) -> Finding:
     sides = [(found[SHORT_PATHS], found[LONG_PATHS]) for found in every.values()]
     far = _compared([(_ends(short)[1], _ends(long)[1]) for short, long in sides])
     fall = _compared([(_falls(long), _falls(short)) for short, long in sides])
-    effects, words, reasons = [], [], []
+    effects, words, reasons, without = [], [], [], []
     for task, at_far, falls in zip(every, far, fall, strict=True):
         near = {model: statistics.fmean(_ends(found)[0].values()) for model, found in every[task].items()}
         word, reason = _of_task(at_far, falls, near)
         words.append(word)
         reasons += [f"{task}: {reason}"] if reason else []
+        without.append(_of_task(at_far, falls, dict.fromkeys(near, LEARNED))[0])
         nearest, farthest = _trained_ends(every[task][SHORT_PATHS])
         shown = [
             f"{model} {_mean(_ends(found)[1])} (from {_mean(_ends(found)[0])})"
@@ -69,10 +70,13 @@ def learned_over_distance(facts: Facts) -> Finding:
             f"{_named(at_far)}; falls: {_named(falls, LONG_PATHS, SHORT_PATHS, 'falls more')}"
         )
     verdict = _together(words)
+    unruled = _together(without)
+    ruled = f"without the rule that who is behind must have learned the smallest distance: {unruled}"
     return Finding(
         verdict=verdict,
         effect="; ".join(effects) + because(verdict, _why_open(words, "; ".join(reasons))),
         conditions=(
+            *([ruled] if unruled != verdict else []),
             *_further_distances(facts),
             *_unsuccessful(facts),
             "all three attend from the target to the source: a word of the source is one hop from the "

@@ -25,7 +25,7 @@ def first_paragraph(scale: str | None = None) -> str:
     measurements = f"measurements at scale {scale}" if scale else "measurements"
     return (
         f'Section 4 of "Attention Is All You Need" (Vaswani et al. 2017), from {measurements}. A verdict '
-        "follows from the records by a test that was fixed before; where something was not measured, or its "
+        "follows from the records by a test in the code; where something was not measured, or its "
         "interval leaves it open, it is not decidable here."
     )
 

@@ -13,6 +13,7 @@ from benchmark.why.cells import (
     ATTENTION,
     CONVOLUTION,
     DILATED,
+    KERNELS_OF_ATTENTION,
     RECURRENT,
     RESTRICTED,
     SEPARABLE,
@@ -33,10 +34,6 @@ from benchmark.why.facts import (
     times_of,
 )
 
-WRITTEN_OUT = 256
-"""Up to this length self-attention writes its scores out on a CPU."""
-KERNELS = f"On a CPU self-attention writes its scores out up to n = {WRITTEN_OUT} and is fused beyond"
-
 
 class _Line(NamedTuple):
     layer: str
@@ -53,7 +50,7 @@ _LINES = (
     _Line(RECURRENT, "n d^2", "n", "n", RECURRENT, RECURRENT),
     _Line(CONVOLUTION, "k n d^2", "1", "log_k n", DILATED, CONVOLUTION),
     _Line(RESTRICTED, "r n d", "1", "n / r", RESTRICTED, TIMED_RESTRICTED),
-    _Line(SEPARABLE, "k n d + n d^2", "1", "log_k n", "", SEPARABLE),
+    _Line(SEPARABLE, "k n d + n d^2", "1", "log_k n (n / k)", SEPARABLE, SEPARABLE),
 )
 
 
@@ -88,8 +85,9 @@ def table_1(facts: Facts) -> Table:
             Column(
                 title=("hops",),
                 note="Hops: layers, or recurrent cells, on the longest of the shortest paths between two "
-                "positions, in the smallest stack that connects all of them (convolutions dilated); depth is "
-                "of one layer.",
+                "positions, in the smallest stack that connects all of them; depth is of one layer. The "
+                "paper's log_k n is of dilated convolutions, as the one here is; the separable one has no "
+                "dilation here: its path is that of contiguous ones, (n - 1) / (k - 1), in the paper n / k.",
             ),
             Column(
                 title=("steps",),
@@ -100,7 +98,7 @@ def table_1(facts: Facts) -> Table:
                 note="Time: exponent of n in seconds for each sequence, forward and backward, at the three "
                 "longest n and the largest width; 95 % interval over rounds. Full batches have as many "
                 "positions at every n, so that fewer sequences share a batch as n grows, and the exponent is "
-                f"of both; one sequence at a time is of n alone. {KERNELS}.",
+                f"of both; one sequence at a time is of n alone. {KERNELS_OF_ATTENTION}.",
                 begins_part=True,
             ),
             Column(title=("exponent of n", "in time,", "one sequence")),
@@ -236,7 +234,11 @@ def _passes(facts: Facts) -> Iterator[Table]:
                     "cell by cell.",
                 ),
                 Column(title=("kernel", "depth")),
-                Column(title=("ideal", "depth")),
+                Column(
+                    title=("ideal", "depth"),
+                    note="Ideal depth: backwards an estimate, mostly an upper bound: gradients of softmax "
+                    "and layer norm count as one sum over all that they read.",
+                ),
                 Column(
                     title=("parallelism",),
                     note="Parallelism: work over kernel depth at the longest n, how many operations could "
@@ -321,7 +323,10 @@ def _memory(facts: Facts) -> Iterator[Table]:
         ],
         rows=[[layer, *(cell(layer, length) for length in lengths)] for layer in layers],
         labels=1,
-        remarks=[f"{KERNELS}, where it keeps no scores: memory then grows with n, not with n^2."],
+        remarks=[
+            f"{KERNELS_OF_ATTENTION}, where it keeps no scores: memory then grows with n, not with n^2.",
+            "Attention has a head for every 64 channels, as where it is timed; each keeps scores of its own.",
+        ],
     )
 
 

@@ -1,13 +1,15 @@
 """Depths and paths of whole stacks at n = 16 to 256: closed forms, and values found by other means."""
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from benchmark.measure.span import as_traced, layer_paths
+from benchmark.measure.span import as_traced, layer_paths, model_paths
+from models import Memory, Seq2SeqModel
 from models.layers.mixing import mixed
 from models.layers.table1 import (
     Convolution,
@@ -71,8 +73,10 @@ def test_a_bidirectional_recurrence(length):
     assert unreached(reached) == 0
 
 
-@pytest.mark.parametrize("length", [16, 32])
-@pytest.mark.parametrize("unit", ["hops", "steps"])
+@pytest.mark.parametrize(
+    ("length", "unit", "bits"),
+    [(16, "hops", 20), (16, "steps", 20), (32, "hops", 20), (32, "steps", 12), (64, "hops", 12)],
+)
 @pytest.mark.parametrize(
     "layer",
     [
@@ -81,10 +85,10 @@ def test_a_bidirectional_recurrence(length):
     ],
     ids=lambda layer: type(layer).__name__,
 )  # fmt: skip
-def test_every_path_of_a_layer_of_table_1_is_that_of_an_independent_method(layer, unit, length):
-    """Powers of z up to 2n + 6 have to fit into the exponents of float64."""
+def test_every_path_of_a_layer_of_table_1_is_that_of_an_independent_method(layer, length, unit, bits):
+    """Powers of z up to n in hops and 2n + 6 in steps have to fit into the exponents of float64."""
     with as_traced(layer):
-        check_by_gradients(layer, length, unit, bits=12 if length == 32 and unit == "steps" else 20)
+        check_by_gradients(layer, length, unit, bits=bits)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -165,6 +169,59 @@ def test_gated_convolutions_of_a_full_field(length):
     assert recorder.chain(y) == int(reached.depth.max()) == longest(reached.steps) == 2 * length
     assert int(reached.ideal.max()) == 6 * length
     assert math.isfinite(pairs(reached.hops)[0, -1])
+
+
+@dataclass
+class Encoded(Memory):
+    last: Tensor
+    """h (B, D) after the last source word."""
+
+
+class WithoutAttention(Seq2SeqModel):
+    """An LSTM that reads the source, and one whose hidden state begins in the last of the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = nn.Embedding(8, WIDTH)
+        self.encoder, self.decoder = (nn.LSTMCell(WIDTH, WIDTH) for _ in range(2))
+
+    def encode(self, source, source_mask):
+        zeros = torch.zeros(len(source), WIDTH)
+        return Encoded(source_mask, self.read(self.encoder, source, zeros)[:, -1])
+
+    def decode(self, target_in, memory):
+        return self.read(self.decoder, target_in, memory.last)
+
+    def read(self, cell, words, hidden):
+        outputs, memory = [], torch.zeros_like(hidden)
+        for word in self.words(words).unbind(1):
+            hidden, memory = (mixed(one) for one in cell(word, (hidden, memory)))
+            outputs.append(hidden)
+        return torch.stack(outputs, 1)
+
+    def start(self, memory):
+        raise NotImplementedError
+
+    def decode_step(self, token, state):
+        raise NotImplementedError
+
+    def logits(self, hidden):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    ("length", "across", "within"), [(16, (74, 32), (37, 16)), (32, (138, 64), (69, 32))]
+)
+def test_an_lstm_without_attention_between_its_two_sides(length, across, within):
+    """All that its decoder reads is one state: there is no position of the source in it."""
+    paths = model_paths(WithoutAttention(), length, length)
+    assert paths.encoder is None
+    found = [
+        (one.longest("steps"), one.longest("hops"))
+        for one in (paths.source_to_target, paths.target_to_target)
+    ]
+    assert found == [across, within]
+    assert paths.source_to_target.connects(causal=False) and paths.target_to_target.leaks(causal=True) == 0
 
 
 @pytest.mark.parametrize("length", LENGTHS)

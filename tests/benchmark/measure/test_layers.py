@@ -23,7 +23,7 @@ from benchmark.measure.layers import (
     utilisation_rows,
 )
 from benchmark.why.facts import number
-from models.layers.table1 import LAYERS
+from models.layers.table1 import LAYERS, SelfAttention
 
 CPU = torch.device("cpu")
 FIELDS: dict[str, dict[str, int]] = {
@@ -124,6 +124,20 @@ def test_complexity_is_counted_over_a_grid():
     }
 
 
+@pytest.mark.parametrize(
+    "fields", [{"name": "self-attention"}, {"name": "restricted self-attention", "neighbourhood": 4}]
+)
+def test_heads_cost_memory_for_their_scores_and_no_operations(fields):
+    settings = {"layer": fields, "lengths": [16, 32], "widths": [8, 16]}
+    one, several = (list(complexity_rows({**settings, "heads": heads})) for heads in ([1, 1], [1, 4]))
+    for quantity in ("operations", "mixing_operations", "projection_operations"):
+        assert table(one, quantity, "n", "d") == table(several, quantity, "n", "d")
+    (few, many) = (table(rows, "saved_bytes", "n", "d") for rows in (one, several))
+    assert few[32, 8] == many[32, 8]
+    scores = {"self-attention": 32 * 32, "restricted self-attention": 32 * 6}
+    assert many[32, 16] - few[32, 16] >= 3 * 4 * scores[fields["name"]], "of three more heads, in float32"
+
+
 def test_a_length_beyond_memory_is_a_row_and_no_crash(monkeypatch):
     monkeypatch.setattr(layers, "available_bytes", lambda device: 200_000)
     settings = {"layer": {"name": "self-attention"}, "lengths": [8, 4096], "widths": [8]}
@@ -184,7 +198,7 @@ def test_signals_of_a_run_beyond_memory_are_rows_beside_the_others(monkeypatch, 
     memory_for_eight_positions(monkeypatch)
     monkeypatch.setattr(trained_rows, "run_folder", lambda run, results: None)
     for name in ("trained_model", "untrained_model"):
-        monkeypatch.setattr(trained_rows, name, lambda folder: build_small_model("transformer"))
+        monkeypatch.setattr(trained_rows, name, lambda folder, trust_code: build_small_model("transformer"))
     options = RunOptions(results=tmp_path, data_directory=tmp_path)
     settings = {"run": "any", "lengths": [8, 12], "vocabulary_size": 100}
     rows = list(trained_rows.trained_signal_rows(settings, options))
@@ -244,6 +258,22 @@ def test_times_of_every_layer_with_the_first_one_twice():
         assert len(row.samples) == 6 and low <= row.value <= high
         assert row.conditions["batch"] == (16 // number(row, "n") if row.conditions["full"] else 1)
     assert len(sampled) == len(rows) * 8
+
+
+def test_forward_passes_are_timed_in_evaluation_mode_and_those_with_backward_in_training(monkeypatch):
+    """In any order, of layers that take part in both; the first calls, which are in no row, as well."""
+    modes = []
+
+    class Noting(SelfAttention):
+        def forward(self, x):
+            if not x.is_meta:  # where memory is asked for
+                modes.append((self.training, torch.is_grad_enabled()))
+            return super().forward(x)
+
+    monkeypatch.setitem(LAYERS, "self-attention", Noting)
+    settings: dict[str, Any] = {"layers": {"a": {"name": "self-attention"}}, "lengths": [4], "width": 8}
+    list(time_rows({**settings, "tokens": 8, "rounds": 6, "seed": 0}, CPU, lambda: None))
+    assert set(modes) == {(False, False), (True, True)}
 
 
 def test_utilisation_is_a_share_of_a_peak_of_the_same_rounds(monkeypatch):

@@ -162,6 +162,57 @@ def test_recurrences_of_pytorch_decay_at_their_known_rates(kind, forget_bias, ra
     assert np.mean([one.rate.mean for one in found]) == pytest.approx(rate, rel=within)
 
 
+def test_the_rate_of_an_lstm_does_not_depend_on_the_length():
+    found = [decay(layer_signal(Fused(nn.LSTM), length, 32)[0]).rate.mean for length in (64, 256)]
+    assert found[1] == pytest.approx(found[0], rel=0.02)
+
+
+class Dilated(nn.Module):
+    """Causal convolutions of three positions, 1, 3, 9, ... apart, each beside a residual path."""
+
+    def __init__(self, layers):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv1d(32, 32, 3, dilation=3**layer) for layer in range(layers))
+
+    def forward(self, x):
+        x = x.transpose(1, 2)
+        for number, layer in enumerate(self.layers):
+            x = x + layer(nn.functional.pad(x, (2 * 3**number, 0)))
+        return x.transpose(1, 2)
+
+
+def test_dilated_convolutions_with_residuals_follow_neither_law():
+    """A sawtooth: the signal hangs on how many steps of powers of three a distance takes."""
+    (profile,) = layer_signal(Dilated(6), 512, 32)
+    found = decay(profile)
+    assert (found.kind, found.unreached) == ("undetermined", 0)
+    assert (found.rate.mean, found.exponent.mean) == pytest.approx((-0.0045, -0.74), rel=0.05)
+    assert (found.exponential_share, found.power_share) == pytest.approx((0.24, 0.29), abs=0.02)
+    assert profile.mean[[0, 255, 510]] == pytest.approx([2.5, 0.07, 0.08], rel=0.2)
+
+
+class Blocks(nn.Module):
+    """A Transformer's encoder of six layers, with sinusoids for positions."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
+
+    def forward(self, x):
+        _, length, width = x.shape
+        angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
+        return self.layers(x + torch.stack((angles.sin(), angles.cos()), -1).flatten(1).to(x))
+
+
+def test_six_blocks_of_attention_with_sinusoids_do_not_decay():
+    found = decay(layer_signal(Blocks(), 128, 32)[0])
+    assert found.kind == "none"
+    assert abs(found.rate.mean) < 1e-3 and abs(found.exponent.mean) < 0.05
+
+
 def test_an_lstm_whose_gates_are_nearly_all_open_hardly_decays():
     """The rate is a hundredth of that of the default, and neither law holds."""
     (profile,) = layer_signal(Fused(nn.LSTM, forget_bias=3.0), 256, 32)
@@ -253,6 +304,22 @@ def test_a_model_s_signal_is_that_of_its_embedded_words(module, side):
     gradients = torch.autograd.grad((hidden * projection).sum(), embedded.found, allow_unused=True)
     found = sum(one[:, 2, 0] for one in gradients if one is not None)
     torch.testing.assert_close(found, (difference * projection).sum(-1), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_model_that_moves_its_words_before_it_embeds_them_is_told_so(side):
+    class Moving(lstm.LSTM):
+        def encode(self, source, source_mask):
+            return super().encode(source.flip(1), source_mask)
+
+        def decode(self, target_in, memory):
+            return super().decode(target_in.roll(1, 1), memory)
+
+    model, words = Moving(lstm.Config().tiny(), 50), random_words(6, 50)
+    with pytest.raises(
+        ValueError, match=f"^the {side}'s words are embedded nowhere as they are given, .*ids$"
+    ):
+        model_signal(model, words, words, side=side)
 
 
 class OneSequence(nn.Module):

@@ -50,12 +50,16 @@ HOLDS: dict[str, Any] = {
     "hops": {
         ATTENTION: lambda n: 1, RECURRENT: lambda n: n, CONVOLUTION: lambda n: math.ceil((n - 1) / 2),
         RESTRICTED: lambda n: math.ceil((n - 1) / 4), DILATED: log_3,
+        SEPARABLE: lambda n: math.ceil((n - 1) / 2),
     },
     "layers": {
         ATTENTION: lambda n: 1, RECURRENT: lambda n: 1, CONVOLUTION: lambda n: math.ceil((n - 1) / 2),
         RESTRICTED: lambda n: math.ceil((n - 1) / 4), DILATED: log_3,
+        SEPARABLE: lambda n: math.ceil((n - 1) / 2),
     },
-    "leaks": dict.fromkeys((ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED, *MODELS), lambda n: 0),
+    "leaks": dict.fromkeys(
+        (ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED, DILATED, SEPARABLE, *MODELS), lambda n: 0
+    ),
     "encoder_connects": {"transformer": lambda n: 1, "convs2s": lambda n: n < 8, "lstm": lambda n: 1},
     "mixing": {
         ATTENTION: lambda n, d: 4 * n * n * d,
@@ -157,11 +161,7 @@ def records(*, seed=0, **changes):
                 ]
         record("complexity", name, rows)
     for name, (kind, rate, half) in world["decay"].items():
-        rows = [
-            row("rate", rate, low=rate - half, high=rate + half, n=n, output=n - 1, decay=kind)
-            for n in (64, 256)
-        ]
-        record("signal", name, rows)
+        record("signal", name, [one for n in (64, 256) for one in law_rows(kind, rate, half, n=n)])
     if world["sentences"]:
         record(
             "lengths",
@@ -189,11 +189,18 @@ def time_rows(seconds, points, *, noise, seed, rounds=ROUNDS):
                 yield row("seconds", value.value, low=value.low, high=value.high, samples=samples, **where)
 
 
-def row(quantity, value, *, low=None, high=None, samples=(), **conditions):
+def law_rows(kind, slope, half, *, n):
+    """Of the signal at the last of n positions: the slope in either unit, tenfold where it is of a power."""
+    for quantity, times, unit in (("rate", 1, "ln per position"), ("exponent", 10, "ln per ln distance")):
+        ends = {"low": times * (slope - half), "high": times * (slope + half)}
+        yield row(quantity, times * slope, unit=unit, **ends, n=n, output=n - 1, decay=kind)
+
+
+def row(quantity, value, *, unit="", low=None, high=None, samples=(), **conditions):
     return Row(
         quantity=quantity,
         value=float(value),
-        unit="",
+        unit=unit,
         low=low,
         high=high,
         samples=list(samples),

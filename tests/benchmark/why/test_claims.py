@@ -21,7 +21,7 @@ from benchmark.why.cells import (
 from benchmark.why.claims import CLAIMS
 from benchmark.why.facts import Facts, Missing, crossover, exponent, time_exponent, two_terms, unsettled
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED
-from tests.benchmark.why.synthetic import HOLDS, records, row, time_rows
+from tests.benchmark.why.synthetic import HOLDS, law_rows, records, row, time_rows
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}
 NEEDS_TRAINING = ("S4.5", "S4.13", "C.1", "C.2")
@@ -189,6 +189,46 @@ def test_only_what_was_timed_can_fail_to_settle():
     assert unsettled(weights) == 0
     drifting = [row("seconds", 1.0, samples=[2.0**number for number in range(9)])]
     assert unsettled(weights.model_copy(update={"timing_method": "a clock", "rows": drifting})) == 1
+
+
+def signal(subject, *laws):
+    """A record of signals that follow one law at each of the lengths 64, 128, 256, ..."""
+    some = next(one for one in records() if one.kind == "signal")
+    rows = [one for number, law in enumerate(laws) for one in law_rows(*law, n=64 * 2**number)]
+    return some.model_copy(update={"subject": subject, "rows": rows})
+
+
+def test_each_law_of_decay_is_told_in_its_own_unit_at_all_lengths():
+    falls, power = ("exponential", -0.2, 0.01), ("power", -0.05, 0.01)
+    flat, neither = ("none", -0.001, 0.002), ("undetermined", -0.004, 0.001)
+    found = finding(
+        "I.2",
+        [
+            signal(RECURRENT, falls, ("exponential", -0.25, 0.02)),
+            signal(f"{RECURRENT}, forget bias 3", neither, neither, flat),
+            signal("convs2s", power),
+        ],
+    )
+    assert found.verdict == SUPPORTED
+    assert found.effect == (
+        "an LSTM before training, as it is initialised (forget bias 1): exponential decay at 2 of 2 lengths "
+        "and positions, -0.250 ± 0.020 to -0.200 ± 0.010 ln per position; with forget bias 3: neither an "
+        "exponential nor a power law at 2 of 3 lengths and positions (n = 64 at 63, n = 128 at 127), and no "
+        "decay at 1 of 3 lengths and positions (n = 256 at 255), -0.0010 ± 0.0020 ln per position"
+    )
+    assert "convs2s: power decay (n = 64 at 63), -0.50 ± 0.10 ln per ln distance" in found.conditions
+
+
+def test_claims_of_cost_say_what_the_measure_of_the_other_gives():
+    """S4.10 is decided by constants, S4.12 by growth."""
+    dear = {RECURRENT: lambda n, d: 8 * n * d * d}
+    by_constants = finding("S4.10", records(mixing=dear))
+    assert by_constants.verdict == CONTRADICTED
+    assert by_constants.conditions[0].startswith("by growth alone, which decides S4.12: supported, ")
+    by_growth = finding("S4.12", records())
+    assert by_growth.verdict == SUPPORTED
+    assert by_growth.conditions[0].startswith("by constants, which decide S4.10: contradicted; with the proj")
+    assert ": contradicted, 0." in by_growth.conditions[0]
 
 
 def test_the_order_of_records_changes_no_verdict():

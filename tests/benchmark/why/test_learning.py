@@ -87,6 +87,12 @@ def test_who_is_behind_and_has_not_learned_the_task_is_the_reason() -> None:
         "not decided: recall: transformer is behind and has not learned it (2.30 % at the smallest distance, "
         "less than 80 %); agreement: no difference at the largest distance"
     )
+    rule = "without the rule that who is behind must have learned the smallest distance: contradicted"
+    assert rule in found.conditions
+    for lstm in (GOOD, FALLS):  # where the rule changes nothing it is not spoken of
+        models: dict[str, Any] = {"transformer": GOOD, "lstm": lstm}
+        same = finding("S4.5", Facts([], [*runs("recall", **models), *runs("agreement", **models)]))
+        assert not any("without the rule" in one for one in same.conditions)
 
 
 def test_few_seeds_decide_nothing_and_the_claim_says_how_many_it_takes() -> None:

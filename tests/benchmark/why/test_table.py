@@ -3,9 +3,9 @@ import pytest
 from benchmark.measure.layers import summarised
 from benchmark.record import LayerRecord, Row
 from benchmark.report.layout import NOT_MEASURED, Table, markdown_lines
-from benchmark.why.cells import ATTENTION, RESTRICTED
+from benchmark.why.cells import ATTENTION, CONVOLUTION, RECURRENT, RESTRICTED, SEPARABLE, WRITTEN_OUT
 from benchmark.why.facts import Facts, Missing
-from benchmark.why.table import WRITTEN_OUT, further_tables, table_1
+from benchmark.why.table import further_tables, table_1
 from models.layers.attention import _EXPLICIT_SCORES
 from tests.benchmark.report.records import provenance
 from tests.benchmark.why.synthetic import WIDTHS, records
@@ -69,6 +69,17 @@ def test_each_exponent_of_time_says_of_which_layer_and_batches_it_is() -> None:
     assert len(cells) == 10 and min(cells) > 0.5
     without = [one for one in records() if one.kind != "time"]
     assert {cell for line in table_1(Facts(without)).rows for cell in line[-2:]} == {NOT_MEASURED}
+
+
+def test_every_layer_of_table_1_has_its_path_beside_the_theory() -> None:
+    paths = {line[0]: line[6:8] for line in table_1(Facts(records())).rows}
+    assert paths == {
+        ATTENTION: ["1", "1"],
+        RECURRENT: ["n", "16 to 128"],
+        CONVOLUTION: ["log_k n", "2 to 4"],
+        RESTRICTED: ["n / r", "4 to 32"],
+        SEPARABLE: ["log_k n (n / k)", "8 to 64"],
+    }
 
 
 def test_notes_say_what_is_counted_and_which_kernel_ran() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 from benchmark.checkpoint import AVERAGED, load, save, weights_sha256
 from benchmark.cli import app
-from benchmark.config import ROOT, UserError
+from benchmark.config import ROOT, UserError, experiment_from
 from benchmark.measure.layers import span_rows
 from benchmark.measure.signal import model_signal, random_words
 from benchmark.measure.span import model_paths, model_span
@@ -34,6 +35,8 @@ from benchmark.why.facts import Facts
 from benchmark.why.figures import draw
 from benchmark.why.page import findings, terminal_page, write_page
 from models import convs2s, lstm, transformer
+from tasks import recall
+from tests.benchmark.test_check import OWN_MODEL
 from tests.benchmark.training_run import HANGS, experiment, options, run
 from tests.benchmark.why.synthetic import records
 
@@ -355,6 +358,17 @@ def test_every_scale_has_rounds_enough_for_an_interval(scale):
     assert median([1.0] * cells.GRIDS[scale].rounds).value == 1.0
 
 
+@pytest.mark.parametrize("scale", cells.GRIDS)
+def test_attention_has_as_many_heads_where_it_is_counted_as_where_it_is_timed(scale):
+    every = {(one.kind, one.subject): one.settings for one in cells.cells(scale, "cpu")}
+    counted = every["complexity", cells.ATTENTION]
+    heads = dict(zip(counted["widths"], counted["heads"], strict=True))
+    for width in cells.GRIDS[scale].timed_widths:
+        timed = every["time", f"layers, d = {width}"]["layers"][cells.ATTENTION]["heads"]
+        assert heads.get(width, timed) == timed
+    assert max(heads.values()) > 1, "at the widest, whose memory is shown"
+
+
 def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_path):
     code, _, said = why(tiny, "--run", str(tmp_path / "nothing"))
     assert (code, said.count("has no record")) == (2, 1)
@@ -363,6 +377,24 @@ def test_a_run_that_cannot_be_measured_is_refused_before_anything_is(tiny, tmp_p
     code, _, said = why(tiny, "--run", str(folder))
     assert (code, said.count("is not there; checkpoints lie where")) == (2, 1), said
     assert not (tiny / "why").exists()
+
+
+def test_a_run_of_a_users_own_model_and_task_is_measured_where_their_code_is_trusted(tiny, monkeypatch):
+    monkeypatch.setattr(measuring, "cells", lambda *arguments: [])
+    (tiny.parent / "mine.py").write_text(OWN_MODEL)
+    (tiny.parent / "asked.py").write_text(Path(recall.__file__).read_text())
+    sections = {
+        "model": {"name": str(tiny.parent / "mine.py"), "width": 8},
+        "task": {"name": str(tiny.parent / "asked.py"), **recall.Config().tiny().model_dump()},
+        "training": {"steps": 2, "validations": 1, "precision": "float32"},
+    }
+    folder = kept(experiment_from(sections, files_allowed=True), tiny.parent, trust_code=True)
+    code, _, said = why(tiny, "--run", str(folder))
+    assert (code, said.count("--trust-code")) == (2, 1), said
+    code, _, said = why(tiny, "--run", str(folder), "--trust-code")
+    assert code == 0, said
+    found = StudyFolder(tiny, "why").contents().records
+    assert {(record.kind, record.status) for record in found} == {("signal", "done"), ("attention", "done")}
 
 
 @pytest.mark.parametrize("module", [transformer, convs2s, lstm])
@@ -392,8 +424,12 @@ def test_measuring_changes_nothing_in_a_model(module):
 
 
 def trained(tmp_path, model):
-    one = experiment(model, training={"steps": 2, "validations": 1})
-    record = run(one, tmp_path)
+    return kept(experiment(model, training={"steps": 2, "validations": 1}), tmp_path)
+
+
+def kept(one, tmp_path, **fields):
+    """The folder of an experiment that was run, with its record."""
+    record = run(one, tmp_path, **fields)
     assert record is not None
     folder = RunFolder(tmp_path / "results" / "study" / "runs" / one.run_id())
     folder.write_record(record)
