@@ -101,12 +101,12 @@ def slow_server() -> Iterator[str]:
     thread.join()
 
 
-def test_a_record_is_the_same_whatever_wandb_does_and_however_python_hashes(
+def test_a_record_is_the_same_whatever_wandb_does_however_python_hashes_and_without_a_temporary_folder(
     slow_server: str, tmp_path: Path
 ) -> None:
     surroundings = {
         "disabled": {"WANDB_MODE": "disabled", "PYTHONHASHSEED": "0"},
-        "offline": {"WANDB_MODE": "offline", "PYTHONHASHSEED": "1"},
+        "offline": {"WANDB_MODE": "offline", "PYTHONHASHSEED": "1", "TMPDIR": "/proc"},  # takes no file
         "slow": {"WANDB_MODE": "online", "WANDB_BASE_URL": slow_server, "PYTHONHASHSEED": "2"},
         "no network": {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"},
     }
