@@ -477,6 +477,10 @@ def why(
         typer.Option("--run", metavar="FOLDER", help="A trained run, whose signal is measured as well."),
     ] = None,
     study: Annotated[str, typer.Option(help="Name of the study's folder in the results.")] = "why",
+    seed: Annotated[
+        int,
+        typer.Option(min=0, help="Of untrained weights and of the order of rounds; takes its own --study."),
+    ] = 0,
     device: Device = "auto",
     threads: Threads = None,
     wandb: Annotated[Wandb, typer.Option(help="Where wandb keeps its mirror of the runs.")] = Wandb.auto,
@@ -507,7 +511,7 @@ def why(
         progress=sys.stderr.isatty(),
         study=study,
     )
-    records, code = reproduce(scale.value, folder, options, runs or [], say)
+    records, code = reproduce(scale.value, folder, options, runs or [], say, seed)
     # The folder may hold those of other machines and scales, of which this page says nothing.
     loaded, own = load_study(folder.path), {record.run_id for record in records}
     loaded = replace(loaded, layer_records=tuple(one for one in loaded.layer_records if one.run_id in own))

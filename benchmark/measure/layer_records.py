@@ -19,6 +19,7 @@ from benchmark.measure.layers import (
     span_rows,
     time_rows,
     utilisation_rows,
+    weights_from,
 )
 from benchmark.measure.machine import MachineWatch, gpu_uuid
 from benchmark.measure.scaling import scaling_rows
@@ -49,21 +50,8 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
         device = torch.device("cpu")
     watch = MachineWatch(threads=torch.get_num_threads(), cores=available_cores(), gpu=gpu_uuid(device))
     watch.start()
-    if kind == "time":
-        rows = list(time_rows(settings, device, watch.sample))
-    elif kind == "utilisation":
-        rows = list(utilisation_rows(settings, device, watch.sample))
-    elif kind == "scaling":
-        rows = list(scaling_rows(settings, options))
-    elif kind == "signal":
-        trained = "run" in settings
-        rows = list(trained_signal_rows(settings, options) if trained else signal_rows(settings))
-    elif kind == "attention":
-        rows = list(attention_rows(settings, options))
-    elif kind == "lengths":
-        rows = list(_lengths(settings["task"], options))
-    else:
-        rows = list(ON_CPU[kind](settings))
+    with weights_from(settings.get("seed", 0)):
+        rows = list(_rows(kind, settings, options, device, watch))
     seen = watch.stop()
     return LayerRecord(
         kind=kind,
@@ -79,6 +67,24 @@ def measured(document: Mapping[str, Any], options: RunOptions) -> LayerRecord:
         noisy=seen.noisy if timed else None,
         noise=list(seen.reasons) if timed else [],
     )
+
+
+def _rows(
+    kind: str, settings: Mapping[str, Any], options: RunOptions, device: torch.device, watch: MachineWatch
+) -> Iterator[Row]:
+    if kind == "time":
+        return time_rows(settings, device, watch.sample)
+    if kind == "utilisation":
+        return utilisation_rows(settings, device, watch.sample)
+    if kind == "scaling":
+        return scaling_rows(settings, options)
+    if kind == "signal":
+        return trained_signal_rows(settings, options) if "run" in settings else signal_rows(settings)
+    if kind == "attention":
+        return attention_rows(settings, options)
+    if kind == "lengths":
+        return _lengths(settings["task"], options)
+    return ON_CPU[kind](settings)
 
 
 def _timing_method(kind: str, rounds: int, device: torch.device) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
 
@@ -78,7 +79,7 @@ _BACKWARD_SHARE = 3
 
 
 def build_layer(settings: Settings) -> Table1Layer:
-    """The layer that `name`, `width` and its own fields describe, with weights from seed 0."""
+    """The layer that `name`, `width` and its own fields describe, with the weights of `weights_from`."""
     fields = {key: value for key, value in settings.items() if key not in ("name", "fused")}
     with _seeded():
         layer = LAYERS[settings["name"]](**fields)
@@ -89,7 +90,7 @@ def build_layer(settings: Settings) -> Table1Layer:
 
 
 def build_small_model(name: str) -> Seq2SeqModel:
-    """An architecture at test size, with weights from seed 0, and with room for any length."""
+    """An architecture at test size, with the weights of `weights_from`, and with room for any length."""
     config = model_module(name, files_allowed=False).module.Config().tiny()
     if hasattr(config, "maximum_length"):
         config = config.model_copy(update={"maximum_length": LONGEST})
@@ -98,11 +99,24 @@ def build_small_model(name: str) -> Seq2SeqModel:
     return model.eval()
 
 
+_SEED = ContextVar("seed of weights", default=0)
+
+
+@contextlib.contextmanager
+def weights_from(seed: int) -> Iterator[None]:
+    """While inside, layers and models are built with weights from this seed, where they were from seed 0."""
+    token = _SEED.set(seed)
+    try:
+        yield
+    finally:
+        _SEED.reset(token)
+
+
 @contextlib.contextmanager
 def _seeded() -> Iterator[None]:
-    """Random numbers from seed 0; those of the caller go on as if nothing had been drawn."""
+    """Random numbers of those weights; those of the caller go on as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(_SEED.get())
         yield
 
 

@@ -152,13 +152,18 @@ class LayerCell:
         }
 
 
-def cells(scale: Scale, device: str, precision: Precision = "float32") -> list[LayerCell]:
+def cells(scale: Scale, device: str, precision: Precision = "float32", seed: int = 0) -> list[LayerCell]:
     """All of a scale that needs no training; those that answer most in least time first. `device` is what
-    times belong to, `precision` that of the layers that are timed.
+    times belong to, `precision` that of the layers that are timed; `seed` decides the weights of untrained
+    layers and models, and the order of rounds.
     """
-    grid = GRIDS[scale]
-    # The ids of runs are older than this choice.
+    # The ids of runs are older than these choices.
     chosen = {} if precision == "float32" else {"precision": precision}
+    every = _cells(GRIDS[scale], device, chosen)
+    return [replace(one, settings={**one.settings, "seed": seed}) for one in every] if seed else every
+
+
+def _cells(grid: Grid, device: str, chosen: Mapping[str, Any]) -> list[LayerCell]:
     return [
         *_spans(grid),
         *_paths(grid),

@@ -20,10 +20,16 @@ from benchmark.why.cells import GRIDS, LayerCell, Precision, Scale, cells, train
 
 
 def reproduce(
-    scale: Scale, folder: StudyFolder, options: RunOptions, runs: Sequence[Path], say: Callable[[str], None]
+    scale: Scale,
+    folder: StudyFolder,
+    options: RunOptions,
+    runs: Sequence[Path],
+    say: Callable[[str], None],
+    seed: int = 0,
 ) -> tuple[list[LayerRecord], int]:
     """All records of a scale and of the trained `runs`, and the exit code; what is missing is measured, and
-    the models that a scale needs are trained, as a study in the same folder.
+    the models that a scale needs are trained, as a study in the same folder. `seed` is as of `cells`; the
+    study has its own.
 
     Raises:
         Interrupted: a signal came; what is measured is kept.
@@ -41,7 +47,7 @@ def reproduce(
         pass  # what could not be shown is not measured
     # Inputs and weights alike: bfloat16 is what a GPU has its matrix units for.
     precision: Precision = "bfloat16" if choose_device(options.device).type == "cuda" else "float32"
-    there, every = devices_there(options), cells(scale, device_in_use(options), precision)
+    there, every = devices_there(options), cells(scale, device_in_use(options), precision, seed)
     for cell in (one for one in every if one.devices > there):
         say(f"{cell.kind} of {cell.subject} takes {cell.devices} devices, and there are {there}: left out")
     records, code = measure([one for one in every if one.devices <= there], folder, options, say), 0

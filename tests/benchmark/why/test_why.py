@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from benchmark.checkpoint import AVERAGED, load, save, weights_sha256
 from benchmark.cli import app
 from benchmark.config import ROOT, UserError, experiment_from
+from benchmark.measure.layer_records import measured as record_of
 from benchmark.measure.layers import span_rows
 from benchmark.measure.signal import model_signal, random_words
 from benchmark.measure.span import model_paths, model_span
@@ -142,6 +143,21 @@ def test_what_it_cannot_read_is_named_and_ends_it_with_3(tiny, monkeypatch):
     own.mkdir()
     (own / "record.json").write_text("{}")
     assert why(tiny)[0] == 3
+
+
+def test_another_seed_has_other_weights_and_the_same_verdicts(tiny, tmp_path):
+    untimed = ("span", "path", "signal")
+    verdicts, signals = [], []
+    for seed in (0, 1):
+        every = [one for one in cells.cells("quick", "cpu", seed=seed) if one.kind in untimed]
+        found = [record_of(one.document(), options(tmp_path)) for one in every]
+        assert len({record.run_id for record in found}) == len(every)
+        signals.append([row.value for record in found if record.kind == "signal" for row in record.rows])
+        verdicts.append({claim.number: finding.verdict for claim, finding in findings(Facts(found))})
+    assert verdicts[0] == verdicts[1] and list(verdicts[0].values()).count("supported") >= 6
+    assert signals[0] != signals[1]
+    ids = [{one.run_id for one in cells.cells("quick", "cpu", seed=seed)} for seed in (0, 1)]
+    assert not ids[0] & ids[1]
 
 
 STUDY = """
