@@ -203,12 +203,12 @@ def test_the_chosen_theme_stays_on_the_pages_of_runs(opened):
 def test_the_name_of_a_row_stays_while_its_table_is_moved(opened):
     opened.set_viewport_size({"width": 390, "height": 800})
     wide = opened.locator("#comparison .wide").first
-    assert opened.locator("#comparison .more").first.is_visible()
+    more = opened.locator("#comparison .more").first
+    more.wait_for(state="visible")
     wide.evaluate("one => one.scrollTo(10000, 0)")
-    opened.wait_for_timeout(100)
+    more.wait_for(state="hidden")
     left = wide.locator("tbody th").first.bounding_box()["x"]
     assert left == pytest.approx(wide.bounding_box()["x"], abs=1)
-    assert not opened.locator("#comparison .more").first.is_visible()
 
 
 def test_paper_is_dark_on_light_has_everything_and_cuts_nothing(opened):
