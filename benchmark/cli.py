@@ -400,16 +400,16 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
     from benchmark.report.study_results import load_study
     from benchmark.report.tables import terminal_table
 
+    loaded = load_study(folder.path, folder)
+    there: dict[str, Record] = {one.run_id: one for one in (*loaded.train_records, *loaded.trials)}
     runs = []
     for cell in made.runs if "train" in made.measure else []:
-        status: str | None
-        status, failure = None, None
-        try:
-            record = folder.record(cell.run_id)
-            if record is not None:
-                status, failure = record.status, record.failure
-        except UnreadableRecord as error:
-            failure = str(error)
+        record, failure = there.get(cell.run_id), None
+        if record is None:
+            try:
+                record = folder.record(cell.run_id)
+            except UnreadableRecord as error:
+                failure = str(error)
         runs.append(
             {
                 "run_id": cell.run_id,
@@ -417,11 +417,10 @@ def _show_results(folder: StudyFolder, made: Made, as_json: bool) -> bool:
                 "task": cell.task_preset,
                 "seed": cell.experiment.seed,
                 "trial": cell.trial,
-                "status": status,
-                "failure": failure,
+                "status": record.status if record is not None else None,
+                "failure": record.failure if record is not None else failure,
             }
         )
-    loaded = load_study(folder.path, folder)
     if as_json:
         for line in loaded.unreadable:
             say(f"left out: {line}")
