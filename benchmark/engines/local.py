@@ -407,7 +407,7 @@ class LocalEngine:
         for cell in cells:
             todo.put(cell)
         done: queue.SimpleQueue[Finished | BaseException | None] = queue.SimpleQueue()
-        stopped = threading.Event()
+        stopped, heard = threading.Event(), threading.Semaphore(0)
 
         def work(devices: str | None) -> None:
             try:
@@ -418,11 +418,12 @@ class LocalEngine:
                     holder = leases.take(cell.run_id, abandoned.get(cell.run_id))
                     if holder is not None:
                         done.put(Finished(cell, None, holder.who))
-                        continue
-                    try:
-                        done.put(self._one(cell, started, devices))
-                    finally:
-                        leases.release(cell.run_id)
+                    else:
+                        try:
+                            done.put(self._one(cell, started, devices))
+                        finally:
+                            leases.release(cell.run_id)
+                    heard.acquire()  # whoever reads may want no further cell
             except queue.Empty:
                 pass
             except BaseException as error:
@@ -443,9 +444,11 @@ class LocalEngine:
                     raise end
                 else:
                     yield end
+                    heard.release()
         finally:
             # Whoever reads no further wants no further cell, and not to wait hours for those that run.
             stopped.set()
+            heard.release(len(threads))
             if working:
                 self._supervisor.dismiss_all()
             for thread in threads:
