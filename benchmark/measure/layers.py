@@ -523,9 +523,8 @@ class _Contest:
         work = _pass(layer, self._inputs[shape], backward)
 
         def begin() -> None:
-            layer.train(
-                backward
-            )  # a fused LSTM in training keeps what a backward pass needs, without one too
+            # A fused LSTM in training keeps what a backward pass needs, without one too.
+            layer.train(backward)
             self._sample()
 
         self.add(conditions, _timed(work, self.clock, begin))

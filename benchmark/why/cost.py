@@ -174,7 +174,7 @@ def _without_peak(facts: Facts, cells: Sequence[Cell]) -> list[str]:
 def _conditions(record: Record) -> tuple[str, str, str]:
     """What a peak depends on: on a processor its threads, which only launch the work of a GPU."""
     one = record.provenance
-    on_gpu = one.device_memory_bytes is not None
+    on_gpu = one.device_class == "cuda"
     parts = plural(one.devices, "device") if on_gpu else plural(one.threads * one.devices, "thread")
     return one.device, parts, one.precision
 

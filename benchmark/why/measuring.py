@@ -39,9 +39,8 @@ def reproduce(
     """
     more = trained_cells(options.results, runs)
     for run in dict.fromkeys(cell.settings["run"] for cell in more if folder.result(cell.run_id) is None):
-        trained_model(
-            run_folder(run, options.results), trust_code=options.trust_code
-        )  # before hours are spent on the rest
+        # Before hours are spent on the rest.
+        trained_model(run_folder(run, options.results), trust_code=options.trust_code)
     folder.prepare()
     with made_aside(folder.path / "report"):
         pass  # what could not be shown is not measured
