@@ -12,7 +12,7 @@ import itertools
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,7 +25,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from benchmark.config import Experiment, RunOptions, UserError, one_line
-from benchmark.decoding import beam_search
+from benchmark.decoding import beam_search, greedy
 from benchmark.device import choose_device, use_device
 from benchmark.evaluation import Process
 from benchmark.measure.machine import MachineWatch, gpu_uuid
@@ -60,6 +60,8 @@ STEPS = 5
 GENERATED_WORDS = 64
 """Words that generation is forced to produce, so that all models do equally much."""
 GENERATION_BEAM = 4
+GENERATED_SENTENCES = 1000
+"""At most so many are generated until each is as long as its source."""
 WITHOUT_CACHE = ", whole prefix again"
 PEAK_SIZE, CUDA_PEAK_SIZE = 2048, 8192
 """Of square matrices whose products reach a device's peak."""
@@ -372,15 +374,20 @@ def _contestant(name: str, phase: str, rounds: TimedBatches, work: Callable[[int
 def _generation(
     name: str, experiment: Experiment, corpus: Corpus, device: torch.device, clock: Clock
 ) -> list[Contestant]:
-    """A model that generates with a full batch, one sentence alone, a full batch without its cache, and with
-    a beam.
+    """A model that generates with a full batch, one sentence alone, a full batch without its cache, with a
+    beam, and many sentences of which finished ones leave.
     """
     size, evaluation = len(corpus.vocabulary), experiment.evaluation
     model = build_model(experiment, size).to(device).eval()
+    endless: Any = _Endless(model)
     process = Process(device=device, precision=experiment.training.precision)
 
     def contestant(
-        phase: str, generate: Callable[[], object], words: float, operations: float | None = None
+        phase: str,
+        generate: Callable[[], object],
+        amount: float,
+        operations: float | None = None,
+        unit: str = "target_tokens",
     ) -> Contestant:
         def work(_: int) -> float:
             begin = clock.mark()
@@ -388,12 +395,11 @@ def _generation(
                 generate()
             return clock.seconds(begin, clock.mark())
 
-        return Contestant(
-            name, phase, work, lambda _: words, "target_tokens_per_second", "tokens/s", operations
-        )
+        units = f"{unit.rpartition('_')[2]}/s"
+        return Contestant(name, phase, work, lambda _: amount, f"{unit}_per_second", units, operations)
 
     def greedily(sentences: int) -> Contestant:
-        source, mask = _sources(corpus, sentences, device)
+        ((source, mask),) = _sources(corpus, sentences, sentences, device)
         return contestant(
             f"generate {GENERATED_WORDS} words, batch {len(source)}",
             partial(_cached, model, source, mask, GENERATED_WORDS),
@@ -401,9 +407,16 @@ def _generation(
             _generation_operations(experiment.model, size, source, GENERATED_WORDS),
         )
 
-    source, mask = _sources(corpus, evaluation.batch_sentences, device)
-    search: Any = partial(beam_search, alpha=evaluation.length_penalty, extra_length=evaluation.extra_length)
-    together = greedily(evaluation.batch_sentences)
+    batch = evaluation.batch_sentences
+    ((source, mask),) = _sources(corpus, batch, batch, device)
+    every = list(_sources(corpus, GENERATED_SENTENCES, batch, device))
+    many = sum(len(source) for source, _ in every)
+
+    def until_as_long_as_the_source() -> None:
+        for source, mask in every:
+            greedy(endless, source, mask, extra_length=0)
+
+    together = greedily(batch)
     return [
         together,
         greedily(1),
@@ -414,8 +427,22 @@ def _generation(
         ),
         contestant(
             f"generate to the longest length, batch {len(source)}, beam {GENERATION_BEAM}",
-            partial(search, _Endless(model), source, mask, beam=GENERATION_BEAM),
+            partial(
+                beam_search,
+                endless,
+                source,
+                mask,
+                beam=GENERATION_BEAM,
+                alpha=evaluation.length_penalty,
+                extra_length=evaluation.extra_length,
+            ),
             int(mask.sum()) + len(source) * evaluation.extra_length,
+        ),
+        contestant(
+            f"generate {many} sentences, each as long as its source, batch {len(source)}",
+            until_as_long_as_the_source,
+            many,
+            unit="sentences",
         ),
     ]
 
@@ -430,11 +457,18 @@ def _generation_operations(
         return None
 
 
-def _sources(corpus: Corpus, sentences: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The first sentences of the validation split, padded."""
+def _sources(
+    corpus: Corpus, sentences: int, batch_sentences: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of the first sentences of the validation split, those of about equal length together as where
+    they are scored, each padded, with its mask.
+    """
     split = corpus.splits["validation"]
-    batch = batching.collate(split, np.arange(min(sentences, len(split)), dtype=np.int32), rank=0, world=1)
-    return batch.source.to(device), batch.source_mask.to(device)
+    first = np.arange(min(sentences, len(split)), dtype=np.int32)
+    ordered = first[np.argsort(split.source.lengths()[first], kind="stable")]
+    for begin in range(0, len(ordered), batch_sentences):
+        batch = batching.collate(split, ordered[begin : begin + batch_sentences], rank=0, world=1)
+        yield batch.source.to(device), batch.source_mask.to(device)
 
 
 @torch.inference_mode()

@@ -528,7 +528,7 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
                 title=f"{record.study}: speed of generation, {record.task_preset or record.task_name}",
                 heading=[
                     *_speed_heading(record, found)[:2],
-                    "target tokens/s of untrained models, each made to produce as many words",
+                    "target tokens/s, or as a column says, of untrained models that all produce as many words",
                     "limit: the time that the matrix products alone take at the measured peak",
                 ],
                 columns=[
@@ -561,9 +561,11 @@ def _generation_title(phase: str, quantity: str, baseline: str) -> tuple[str, ..
 
 
 def _compared_with(quantity: str, baseline: str) -> tuple[str, ...]:
-    """What a ratio is of; nothing for a rate."""
+    """What a ratio is of, or the unit of a rate; nothing for the rate that a table's heading names."""
     if quantity == "speed_ratio":
         return ("against", baseline)
+    if quantity == "sentences_per_second":
+        return ("sentences/s",)
     return ("share of limit",) if quantity == "share_of_matrix_product_limit" else ()
 
 

@@ -245,7 +245,13 @@ def test_losses_are_those_of_a_cpu(tmp_path: Path) -> None:
 
 
 def test_the_speed_record_has_captured_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {"ROUNDS": 6, "GENERATION_ROUNDS": 6, "GENERATED_WORDS": 3, "CUDA_PEAK_SIZE": 1024}
+    few = {
+        "ROUNDS": 6,
+        "GENERATION_ROUNDS": 6,
+        "GENERATED_WORDS": 3,
+        "GENERATED_SENTENCES": 9,
+        "CUDA_PEAK_SIZE": 1024,
+    }
     for name, value in few.items():
         monkeypatch.setattr(speed, name, value)
     where: RunOptions = replace(options(tmp_path), device="cuda")

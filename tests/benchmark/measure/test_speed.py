@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmark.config import UserError
+from benchmark.decoding import greedy
 from benchmark.measure import speed
 from benchmark.measure.operations import training_operations
 from benchmark.measure.plain import plain_form
@@ -66,6 +67,22 @@ def test_generation_with_and_without_cache_produces_the_same(name: str) -> None:
     assert torch.equal(speed._cached(model, source, mask, 40), speed._whole_prefix(model, source, mask, 40))
 
 
+def test_sentences_that_are_as_long_as_their_sources(tmp_path: Path) -> None:
+    """Those of about equal length come together, and each leaves when it is as long as its source."""
+    one = experiment("transformer")
+    _, corpus = corpus_of(one, tmp_path, tmp_path)
+    model = build_model(one, len(corpus.vocabulary)).eval()
+    batches = list(speed._sources(corpus, 20, 8, torch.device("cpu")))
+    assert [len(source) for source, _ in batches] == [8, 8, 4]
+    lengths = [mask.sum(1).tolist() for _, mask in batches]
+    first = corpus.splits["validation"].source.lengths()[:20]
+    assert sum(lengths, []) == sorted(first.tolist())
+    endless: Any = speed._Endless(model)
+    for (source, mask), expected in zip(batches, lengths, strict=True):
+        found = greedy(endless, source, mask, extra_length=0)
+        assert [len(words) for words in found] == expected
+
+
 class FakeWatch:
     """A machine on which something was seen."""
 
@@ -86,7 +103,13 @@ class FakeWatch:
 def test_a_speed_record_names_every_model_and_its_baselines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"ROUNDS": 6, "GENERATION_ROUNDS": 6, "GENERATED_WORDS": 3, "PEAK_SIZE": 64}.items():
+    for name, value in {
+        "ROUNDS": 6,
+        "GENERATION_ROUNDS": 6,
+        "GENERATED_WORDS": 3,
+        "GENERATED_SENTENCES": 9,
+        "PEAK_SIZE": 64,
+    }.items():
         monkeypatch.setattr(speed, name, value)
     monkeypatch.setattr(speed, "OVERHEAD_ROUNDS", 6)
     monkeypatch.setattr(speed, "OVERHEAD_STEPS", 2)
@@ -107,6 +130,7 @@ def test_a_speed_record_names_every_model_and_its_baselines(
         assert (name, "train", "share_of_matrix_product_limit", None) in found
         assert (name, "train", "speed_ratio", "plain form") in found
         assert (name, "generate", "speed_ratio", "whole prefix decoded again") in found
+        assert (name, "generate", "sentences_per_second", None) in found
         assert (name, "generate", "share_of_matrix_product_limit", None) in found
     assert ("lstm", "train", "speed_ratio", "transformer") in found
     assert ("transformer", "train", "noise_floor", "transformer, itself") in found
