@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +24,9 @@ HEIGHT = 2.7
 LEGEND_HEIGHT = 0.16
 """Inches of one of many lines of a legend."""
 LINE_HEIGHT = 0.17
-"""Inches of one of many intervals below each other."""
+"""Inches of one of many intervals below each other, and of a line of its name."""
+LABEL_CHARACTERS = 56
+"""Of a line of an interval's name: half of the picture."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 """Those of a page, as far as both have them."""
 
@@ -119,7 +122,12 @@ def draw_chart(chart: Chart, x: Axis, y: Axis | None, look: Mapping[str, Look]) 
 
 def _intervals(points: Sequence[Point], x: Axis, look: Mapping[str, Look]) -> Figure:
     """A line for each point, named at the left."""
-    height = max(HEIGHT / 2, 0.6 + LINE_HEIGHT * len(points))
+    labels = [
+        textwrap.fill(for_terminal(str(point["label"])), LABEL_CHARACTERS, break_on_hyphens=False)
+        for point in points
+    ]
+    longest = max(label.count("\n") + 1 for label in labels)
+    height = max(HEIGHT / 2, 0.6 + LINE_HEIGHT * longest * len(points))
     figure = figure_of(2 * WIDTH, height)
     axis = figure.subplots()
     for place, point in enumerate(points):
@@ -129,7 +137,7 @@ def _intervals(points: Sequence[Point], x: Axis, look: Mapping[str, Look]) -> Fi
             [value], [place], xerr=[[value - low], [high - value]], color=color, marker=MARKS[number],
             markersize=4, capsize=2,
         )  # fmt: skip
-    axis.set_yticks(range(len(points)), [for_terminal(str(point["label"])) for point in points])
+    axis.set_yticks(range(len(points)), labels)
     axis.invert_yaxis()
     axis.set_xlabel(for_terminal(x.label))
     if x.log:

@@ -528,7 +528,7 @@ def _speed_tables(record: SpeedRecord) -> list[Table]:
                 title=f"{record.study}: speed of generation, {record.task_preset or record.task_name}",
                 heading=[
                     *_speed_heading(record, found)[:2],
-                    "target tokens/s, or as a column says, of untrained models that all produce as many words",
+                    "target tokens/s, or as a column says; untrained models that all produce as many words",
                     "limit: the time that the matrix products alone take at the measured peak",
                 ],
                 columns=[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -76,7 +77,7 @@ def test_sentences_that_are_as_long_as_their_sources(tmp_path: Path) -> None:
     assert [len(source) for source, _ in batches] == [8, 8, 4]
     lengths = [mask.sum(1).tolist() for _, mask in batches]
     first = corpus.splits["validation"].source.lengths()[:20]
-    assert sum(lengths, []) == sorted(first.tolist())
+    assert [*itertools.chain(*lengths)] == sorted(first.tolist())
     endless: Any = speed._Endless(model)
     for (source, mask), expected in zip(batches, lengths, strict=True):
         found = greedy(endless, source, mask, extra_length=0)

@@ -171,6 +171,17 @@ def test_the_interval_of_a_speed_is_drawn_across(study_folder):
         plt.close(figure)
 
 
+def test_a_long_name_leaves_room_for_its_interval():
+    name = ", ".join(["a condition of many"] * 12)
+    points: list[Point] = [{"series": "a", "label": name, "value": 2.0, "low": 1.0, "high": 3.0}]
+    x = Axis(field="value", label="ratio", low="low", high="high")
+    chart = Chart(name="a", section="speed", title="", caption="", kind="intervals", points=points, x=[x])
+    figure = draw_chart(chart, x, None, looks([chart]))
+    figure.canvas.draw()
+    assert figure.axes[0].get_position().width > 0.3
+    assert figure.axes[0].get_yticklabels()[0].get_text().replace("\n", " ") == name
+
+
 def test_old_figures_stay_until_all_new_ones_are_drawn(study_folder, tmp_path, monkeypatch):
     folder, output = study_folder(*runs()), tmp_path / "figures"
     written = write_figures(load_study(folder), folder, output, "svg")

@@ -5,113 +5,57 @@ What is expected is computed here from the JSON, by formulas of its own; only th
 """
 
 import itertools
-import json
 import math
 import statistics
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 from scipy import stats
 
 from benchmark.config import ROOT
-from benchmark.report.curves import with_curves
-from benchmark.report.html import index_page
-from benchmark.report.rounding import mean_text, with_half_width, without_spread
-from benchmark.report.study_results import load_study
+from benchmark.report.rounding import count, mean_text, with_half_width, without_spread
+from tests.benchmark.report.reading import (
+    half_width,
+    mean_of,
+    over_seeds,
+    read_page,
+    read_records,
+    score,
+    section,
+    split_and_metric,
+)
 
-STUDY = ROOT / "results" / "multi30k-en-de"
-CONDITIONS = ("device", "devices", "threads", "precision", "torch_version", "harness_version")
+STUDY = "multi30k-en-de"
+TRAINED = [
+    *("grammar-translation", "multi30k-en-de", "multi30k-en-de-gpu", "multi30k-en-de-long"),
+    *("multi30k-en-de-search", "why"),
+]
 METRICS = {"BLEU": "bleu", "chrF": "chrf"}
-
-
-@dataclass
-class ReadTable:
-    columns: list[str] = field(default_factory=list)
-    rows: list[dict[str, str]] = field(default_factory=list)
-    """By the column's title, its lines joined by |."""
-    runs: list[list[str]] = field(default_factory=list)
-    """The run ids that each row leads to."""
-
-
-class Reader(HTMLParser):
-    """The tables of a page by their ids."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tables = {}
-        self._table, self._cells, self._text, self._links = ReadTable(), [], None, []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        if tag == "table":
-            self._table = self.tables[given["id"]] = ReadTable()
-        elif tag == "tr":
-            self._cells, self._links = [], []
-        elif tag in ("td", "th"):
-            self._text = ""
-        elif tag == "br" and self._text is not None:
-            self._text += "|"
-        elif tag == "a" and self._text is not None:
-            self._links.append(given["href"].removeprefix("runs/").removesuffix(".html"))
-
-    def handle_data(self, text):
-        if self._text is not None:
-            self._text += text
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self._cells.append(" ".join((self._text or "").split()).removesuffix(" ≈"))
-            self._text = None
-        elif tag == "tr" and not self._table.columns:
-            self._table.columns = self._cells
-        elif tag == "tr":
-            self._table.rows.append(dict(zip(self._table.columns, self._cells, strict=True)))
-            self._table.runs.append(self._links)
+CONDITIONS = ("device", "devices", "threads", "precision", "torch_version", "harness_version")
+BUDGETS = {"body parameters": "body_parameters", "seconds of training": "train_seconds"}
 
 
 @pytest.fixture(scope="module")
-def page():
-    study = load_study(STUDY)
-    return Reader(index_page(study, with_curves(study.train_records, STUDY))).tables
+def pages():
+    """By study: its page, and its records by run id."""
+    return {name: (read_page(name), read_records(name)) for name in TRAINED}
 
 
-@pytest.fixture(scope="module")
-def records():
-    """By run id, as JSON has them."""
-    found = [json.loads(path.read_text()) for path in STUDY.glob("runs/*/record.json")]
-    return {one["run_id"]: one for one in found}
+@pytest.fixture
+def page(pages):
+    return pages[STUDY][0]
 
 
-def section(page, name):
-    return [table for key, table in page.items() if key.startswith(f"{name}-")]
+@pytest.fixture
+def records(pages):
+    return pages[STUDY][1]
 
 
-def half_width(values):
-    if len(values) == 1:
-        return None
-    quantile = stats.t.ppf(0.975, len(values) - 1)
-    return float(quantile * statistics.stdev(values) / math.sqrt(len(values)))
-
-
-def score(record, split, metric):
-    (value,) = (
-        one["value"] for one in record["scores"] if (one["split"], one["metric"]) == (split, METRICS[metric])
-    )
-    return value
-
-
-def over_seeds(records, name):
-    values = [record[name] for record in records]
-    middle = without_spread(statistics.median(values))
-    if len(values) == 1:
-        return middle
-    return f"{middle} ({without_spread(min(values))} to {without_spread(max(values))})"
-
-
-def test_the_comparison_is_that_of_the_records(page, records):
+@pytest.mark.parametrize("study", TRAINED)
+def test_the_comparison_is_that_of_the_records(study, pages):
+    page, records = pages[study]
     seen = []
     for table in section(page, "comparison"):
         for row, ids in zip(table.rows, table.runs, strict=True):
@@ -120,6 +64,7 @@ def test_the_comparison_is_that_of_the_records(page, records):
             assert len({tuple(one["provenance"][name] for name in CONDITIONS) for one in mine}) == 1
             assert {one["model_preset"] for one in mine} == {row["model"]}
             assert row["runs|by seed"] == ", ".join(str(one["seed"]) for one in mine)
+            assert all(is_setting_of(one, row.get("settings", "")) for one in mine)
             million = [
                 without_spread(statistics.median(one[name] for one in mine) / 1e6)
                 for name in ("body_parameters", "parameters")
@@ -129,20 +74,186 @@ def test_the_comparison_is_that_of_the_records(page, records):
                 "runs|by seed": row["runs|by seed"],
                 "runs|done/failed/|diverged": f"{len(mine)}/0/0",
                 "training|as run|target|tokens/s": over_seeds(mine, "train_target_tokens_per_second"),
-                "generation|as run|sentences/s": over_seeds(mine, "generate_sentences_per_second"),
                 "peak|memory|MiB": without_spread(max(one["peak_memory_bytes"] for one in mine) / 2**20),
                 "parameters|million|body/all": "/".join(million),
                 "training|s": over_seeds(mine, "train_seconds"),
-                **({"seeds": str(len(mine))} if "seeds" in table.columns else {}),
+            }
+            if any(one["generate_sentences_per_second"] for one in records.values() if is_compared(one)):
+                generated = over_seeds(mine, "generate_sentences_per_second")
+                expected["generation|as run|sentences/s"] = generated
+            if "seeds" in table.columns:
+                expected["seeds"] = str(len(mine))
+            if "settings" in table.columns:
+                expected["settings"] = row["settings"]
+            for column in table.columns:
+                if (one_score := split_and_metric(column)) is not None:
+                    expected[column] = mean_of([score(one, *one_score) for one in mine])
+            assert row == expected
+    compared = [run_id for run_id, one in records.items() if is_compared(one)]
+    assert set(seen) == set(compared) - trials(page)
+
+
+def is_compared(record):
+    return record["kind"] == "train"
+
+
+def trials(page):
+    return {run_id for table in section(page, "search") for ids in table.runs for run_id in ids}
+
+
+def flat(value, path=""):
+    if not isinstance(value, dict):
+        return {path: value}
+    return {name: one for key, below in value.items() for name, one in flat(below, f"{path}.{key}").items()}
+
+
+def is_setting_of(record, text):
+    """Whether an experiment has all that `learning_rate=0.001 dropout=0.1` says."""
+    fields = flat(record["experiment"])
+    return all(
+        any(path.endswith(f".{name}") and str(one) == value for path, one in fields.items())
+        for name, _, value in (part.partition("=") for part in text.split())
+    )
+
+
+def quantity(records, name):
+    """What a match can hold equal, of the runs of a row."""
+    if name == "operations of training":
+        return statistics.median(one["operations_per_step"] * one["steps"] for one in records)
+    return statistics.median(one[BUDGETS[name]] for one in records)
+
+
+def of_old(records):
+    """Whether it was not counted yet what a step takes."""
+    return any(one.get("operations_per_step") is None for one in records)
+
+
+@pytest.mark.parametrize("study", TRAINED)
+def test_what_is_held_equal_and_what_is_not_is_that_of_the_records(study, pages):
+    page, records = pages[study]
+    checked = 0
+    for table in section(page, "comparison"):
+        lines = [one.split(": ", 1) for one in table.notes]
+        by_row = [[records[run_id] for run_id in ids] for ids in table.runs]
+        others = [one for one in by_row if one[0]["model_preset"] != table.rows[0]["model"]]
+        for held, text in lines:
+            for name in (*BUDGETS, "operations of training"):
+                if name == "operations of training" and any(of_old(one) for one in by_row):
+                    assert held != "not held equal" or f"{name} not known" in text
+                    continue
+                ratios = [quantity(one, name) / quantity(by_row[0], name) for one in others]
+                if held == "held equal" and text.startswith(f"{name} ("):
+                    ends = [f"{round(one - 1, 3) + 0.0:+.1%}" for one in (min(ratios), max(ratios))]
+                    assert f"{name} ({spanned(ends)} against {table.rows[0]['model']})" in text
+                    checked += 1
+                elif held == "not held equal" and f"{name} (" in text:
+                    ends = [f"{one:.2f}" for one in (min(ratios), max(ratios))]
+                    assert f"{name} ({spanned(ends)} times those of {table.rows[0]['model']})" in text
+                    checked += 1
+    assert checked >= 2
+
+
+def spanned(ends):
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def test_the_rankings_are_those_of_the_comparisons_means(pages):
+    page, records = pages["grammar-translation"]
+    by_match = {table.title.rpartition(", ")[2]: table for table in section(page, "comparison")}
+    assert len(by_match) == 3
+    rankings = section(page, "ranking")
+    for ranking in rankings:
+        split, metric = split_and_metric(ranking.title.partition("ranking by ")[2])
+        for match in ranking.columns[1:]:
+            table = by_match[match]
+            values = {
+                row["model"]: [score(records[run_id], split, metric) for run_id in ids]
+                for row, ids in zip(table.rows, table.runs, strict=True)
+            }
+            places = sorted(values, key=lambda model: -statistics.fmean(values[model]))
+            expected = {model: f"{places.index(model) + 1}. ({mean_of(values[model])})" for model in values}
+            assert {row["model"]: row[match] for row in ranking.rows} == expected
+    assert len({one.title for one in rankings}) == len(rankings) == 3
+
+
+@pytest.mark.parametrize("study", ["grammar-translation", "why"])
+def test_the_trials_are_those_of_the_records(study, pages):
+    page, records = pages[study]
+    (table,) = section(page, "search")
+    groups: dict[Any, Any] = {}
+    for row, (run_id,) in zip(table.rows, table.runs, strict=True):
+        groups.setdefault((row["model"], row["task"]), []).append((row, records[run_id]))
+    for (model, task), trials in groups.items():
+        best = min((record["validation_loss"], record["run_id"]) for _, record in trials)
+        assert [row["trial"] for row, _ in trials] == [str(one + 1) for one in range(len(trials))]
+        assert len({row["settings"] for row, _ in trials}) == len(trials) > 1
+        for row, record in trials:
+            assert is_setting_of(record, row["settings"])
+            expected = {
+                **{name: row[name] for name in ("settings", "trial", "runs|by seed")},
+                "model": model,
+                "task": task,
+                "status": record["status"],
+                "steps": f"{record['steps']:,}",
+                "validation|loss|nats/token": without_spread(record["validation_loss"]),
+                "": "chosen" if record["run_id"] == best[1] else "",
             }
             for column in table.columns:
-                *name, metric = column.split("|")
-                if metric in METRICS:
-                    values = [score(one, "".join(name), metric) for one in mine]
-                    expected[column] = mean_text(statistics.fmean(values), half_width(values))
+                if column not in expected:
+                    expected[column] = without_spread(score(record, *split_and_metric(column)))
             assert row == expected
-    trained = [run_id for run_id, one in records.items() if one["kind"] == "train"]
-    assert sorted(seen) == sorted(trained)
+            assert (record["model_preset"], record["task_preset"]) == (model, task)
+            assert not any(one["split"].startswith("test") for one in record["scores"])
+
+
+@pytest.mark.parametrize("study", TRAINED)
+def test_training_to_a_quality_is_that_of_the_curves(study, pages):
+    page, records = pages[study]
+    comparisons = {table.title: table for table in section(page, "comparison")}
+    tables = section(page, "curves")
+    assert tables
+    for table in tables:
+        title, _, goal = table.title.partition(": training to ")
+        goal, _, level = goal.rpartition(" ")
+        split, metric = split_and_metric(goal)
+        comparison, ends = comparisons[title], []
+        for row, ids in zip(table.rows, comparison.runs, strict=True):
+            first = []
+            for run_id in ids:
+                curve = [
+                    (point, one["value"])
+                    for point in records[run_id]["curve"]
+                    for one in point["scores"]
+                    if one["metric"] == metric
+                ]
+                first.append(next(point for point, value in curve if value >= float(level)))
+                ends.append(curve[-1][1])
+            expected = [row["model"], str(len(ids))]
+            for name in ("step", "train_target_tokens", "train_seconds"):
+                values = [float(point[name]) for point in first]
+                is_spread = len(values) > 1 and len(set(values)) > 1
+                expected.append(mean_of(values) if is_spread else count(statistics.fmean(values)))
+            assert list(row.values()) == expected[: len(row)]
+        assert split == "validation"
+        assert float(level) == math.floor(min(ends)), "the highest that all reach in the end"
+
+
+@pytest.mark.parametrize("study", TRAINED)
+def test_the_facts_on_top_are_those_of_the_records(study, pages):
+    page, records = pages[study]
+    runs = [one for one in records.values() if is_compared(one)]
+    hours = sum(one["train_seconds"] for one in runs) / 3600
+    searched, every = len(trials(page)), {one["seed"] for one in runs if one["run_id"] not in trials(page)}
+    expected = {
+        "runs done, failed, diverged": f"{len(runs)} / 0 / 0",
+        "seed" if len(every) == 1 else "seeds": str(len(every)),
+        "hours of training": f"{hours:,.1f}",
+        **({"of them trials of the search": str(searched)} if searched else {}),
+    }
+    layers = sum(one["kind"] not in ("train", "speed") for one in records.values())
+    if layers:
+        expected["measurements of layers"] = str(layers)
+    assert page.facts == expected
 
 
 def ranged(row):
@@ -158,13 +269,18 @@ def speed_column(row):
         return "|".join([*([] if in_training else lines), "against", row["conditions"]["baseline"]])
     if row["quantity"] == "share_of_matrix_product_limit":
         return "share of|limit" if in_training else "|".join([*lines, "share of limit"])
+    if row["quantity"] == "sentences_per_second":
+        return "|".join([*lines, "sentences/s"])
     return "target|tokens/s" if in_training else "|".join(lines)
 
 
 def test_the_speeds_are_those_of_the_record(page, records):
     (record,) = (one for one in records.values() if one["kind"] == "speed")
     training, generation = section(page, "speed")
-    quantities = ("target_tokens_per_second", "speed_ratio", "share_of_matrix_product_limit")
+    quantities = (
+        *("target_tokens_per_second", "sentences_per_second", "speed_ratio"),
+        "share_of_matrix_product_limit",
+    )
     for table, is_phase in ((training, "train".__eq__), (generation, lambda name: "generate" in name)):
         rows = [one for one in record["rows"] if is_phase(one["phase"]) and one["quantity"] in quantities]
         expected = {(one["model"], speed_column(one)): ranged(one) for one in rows}
@@ -178,10 +294,49 @@ def test_the_speeds_are_those_of_the_record(page, records):
         assert len(expected) == len(rows) > 0
 
 
+@pytest.mark.parametrize("study", [*TRAINED, "speed", "speed-base"])
+def test_what_others_published_is_as_the_data_file_has_it(study):
+    path = ROOT / "benchmark" / "report" / "published.yaml"
+    every = {one["title"]: one for one in YAML(typ="base", pure=True).load(path.read_text())}
+    for table in read_page(study).tables.values():
+        if table.title.startswith("Published"):
+            one = every[table.title]
+            assert table.columns == one["columns"]
+            expected = [["-" if text == "null" else text for text in row] for row in one["rows"]]
+            assert [list(row.values()) for row in table.rows] == expected
+
+
+@pytest.mark.parametrize("study", TRAINED)
+def test_every_difference_of_two_rows_is_that_of_the_records(study, pages):
+    """In the matrices: mean over the seeds that both have, of the same score."""
+    page, records = pages[study]
+    comparisons = {table.title: table for table in section(page, "comparison")}
+    checked = 0
+    for matrix in section(page, "significance"):
+        title, _, name = matrix.title.rpartition(": ")
+        if not name.endswith(", row less column"):
+            continue
+        split, metric = split_and_metric(name.removesuffix(", row less column"))
+        table = comparisons[title]
+        values = {
+            f"{row['model']} {row.get('settings', '')}".strip(): {
+                records[run_id]["seed"]: score(records[run_id], split, metric) for run_id in ids
+            }
+            for row, ids in zip(table.rows, table.runs, strict=True)
+        }
+        for row in matrix.rows:
+            for column in matrix.columns[1:]:
+                one, other = values[row["row"]], values[column]
+                mine = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+                assert row[column] == ("-" if column == row["row"] else mean_of(mine))
+                checked += 1
+    assert checked or not section(page, "significance")
+
+
 def by_seed(records, table, model, split, metric):
     """Scores of the row of the comparison that has this model."""
     ((_, ids),) = (one for one in zip(table.rows, table.runs, strict=True) if one[0]["model"] == model)
-    return {records[run_id]["seed"]: score(records[run_id], split, metric) for run_id in ids}
+    return {records[run_id]["seed"]: score(records[run_id], split, METRICS[metric]) for run_id in ids}
 
 
 def paired(records, table, name, first, second):
@@ -252,9 +407,3 @@ def test_the_significance_is_that_of_the_records(page, records):
         if 8 <= needed <= 11:
             assert power(effect, needed - 1, len(sides)) < 0.82, where
     assert found == texts
-    for name, matrix in zip(names, matrices, strict=True):
-        for row in matrix.rows:
-            for column in models:
-                mine = paired(records, comparison, name, row["row"], column)
-                expected = mean_text(statistics.fmean(mine), half_width(mine))
-                assert row[column] == ("-" if column == row["row"] else expected)
