@@ -177,7 +177,7 @@ The command is also called sweep.
 \b
 Examples:
   seqbench run quick
-  seqbench run model=transformer-small,lstm-small task=grammar-translation seed=0,1
+  seqbench run model=transformer-small,lstm-small task=reverse seed=0,1 training.steps=500
   seqbench run multi30k-en-de training.seconds=60 --study short-try
   seqbench run model.name=mine.py task=reverse training.steps=500
   seqbench run results/multi30k-en-de/runs/0123456789abcdef/record.json
@@ -284,8 +284,8 @@ def _refuse_a_copy(what: Sequence[str], folder: StudyFolder, study: str | None) 
     from benchmark.config import UserError
 
     for one in what:
-        path = Path(one) / "study.yaml" if Path(one).is_dir() else Path(one)
-        is_frozen = path.name == "study.yaml" and (path.parent / "runs").is_dir()
+        path = Path(one) / "study.yaml" if os.path.isdir(one) else Path(one)
+        is_frozen = path.name == "study.yaml" and os.path.isdir(path.parent / "runs")
         if study is None and is_frozen and path.parent.resolve() != folder.path.resolve():
             raise UserError(
                 f"{path}: is of study {folder.name}, and would go on in {folder.path}; say where with "
@@ -467,7 +467,7 @@ Examples:
 @ending
 def why(
     scale: Annotated[
-        Scale, typer.Option(help="How much is measured: in minutes, in two hours, in many hours.")
+        Scale, typer.Option(help="How much is measured: in minutes, in one to two hours, in many hours.")
     ] = Scale.standard,
     results: Results = Path("results"),
     data_directory: DataDirectory = None,
@@ -1001,11 +1001,15 @@ def _presets(kind: str) -> Iterator[dict[str, Any]]:
 
 
 def _runs(results: Path) -> Iterator[dict[str, Any]]:
-    from benchmark.config import one_line
+    from benchmark.config import UserError, one_line
     from benchmark.store import StudyFolder
 
     for study in _studies(results):
-        contents = StudyFolder(results, study).contents()
+        try:
+            contents = StudyFolder(results, study).contents()
+        except UserError as error:  # a folder that somebody copied and named
+            yield {"name": one_line(study), "about": f"unreadable: {error}", "kind": None, "status": None}
+            continue
         for record in contents.records:
             if record.kind == "train":
                 about = f"{record.model_preset}, {record.task_preset}, seed {record.seed}, {record.status}"
@@ -1015,8 +1019,8 @@ def _runs(results: Path) -> Iterator[dict[str, Any]]:
                 about = f"{record.kind}, {record.subject}, {record.status}"
             name = f"{study}/{record.run_id}"
             yield {"name": name, "about": one_line(about), "kind": record.kind, "status": record.status}
-        for error in contents.unreadable.values():
-            yield {"name": study, "about": f"unreadable: {error}", "kind": None, "status": None}
+        for unreadable in contents.unreadable.values():
+            yield {"name": study, "about": f"unreadable: {unreadable}", "kind": None, "status": None}
 
 
 @app.command(hidden=True)
@@ -1043,10 +1047,10 @@ def speed(run_folder: Path, options: Annotated[str, typer.Option()]) -> int:
 @ending
 def layers(run_folders: list[Path], options: Annotated[str, typer.Option()]) -> int:
     """Measurements of layers, one after another, in a process of their own; `why` starts it."""
-    from benchmark.engines.child import die_with_parent, options_from_json, run_layers_child
+    from benchmark.engines.child import die_with_parent, options_from_json, or_not_stored, run_layers_child
 
     die_with_parent()
-    return run_layers_child(run_folders, options_from_json(options))
+    return or_not_stored(lambda: run_layers_child(run_folders, options_from_json(options)))
 
 
 @app.command(hidden=True)

@@ -59,6 +59,10 @@ class UserError(ValueError):
         super().__init__(one_line(text))
 
 
+class NotOfThisKind(UserError):
+    """A file of a model or task that exports no config of what was looked for."""
+
+
 class Unfinished(Exception):
     """Work ended before its end: the command says the text, where there is one, and ends with `exit_code`."""
 
@@ -173,6 +177,19 @@ class _Form:
 
     section: str
     document: dict[str, Any]
+    _equal: dict[int, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was found to be equal, by its identity, and held, so that nothing else can have that."""
+
+    def equals(self, found: Any) -> bool:
+        """Whether a section that was read says the same; sections that many share are compared once."""
+        if found is not None and self._equal.get(id(found)) is found:
+            return True
+        if found != self.document:
+            return False
+        if len(self._equal) >= _MAXIMUM_FORMS:
+            self._equal.clear()
+        self._equal[id(found)] = found
+        return True
 
     @cached_property
     def yaml(self) -> str:
@@ -235,6 +252,16 @@ class Experiment:
             "seed": self.seed,
             **self._written.hashes,
         }
+
+    def is_document(self, found: Mapping[str, Any]) -> bool:
+        """Whether that is equal to `document()`, told fast."""
+        written = self._written
+        return (
+            len(found) == len(written.forms) + 1 + len(written.hashes)
+            and found.get("seed") == self.seed
+            and all(form.equals(found.get(form.section)) for form in written.forms)
+            and all(found.get(name) == sha256 for name, sha256 in written.hashes.items())
+        )
 
     def yaml(self) -> str:
         """The document as YAML, under the name `experiment`."""
@@ -655,7 +682,7 @@ def _file_module(kind: str, path: Path, content: bytes, base: type[BaseModel]) -
     config = getattr(module, "Config", None)
     if not (isinstance(config, type) and issubclass(config, base)):
         wanted = f"{base.__module__}.{base.__name__}"
-        raise UserError(f"{kind}.name: {path}: must export a class Config derived from {wanted}")
+        raise NotOfThisKind(f"{kind}.name: {path}: must export a class Config derived from {wanted}")
     return Loaded(module, sha256)
 
 

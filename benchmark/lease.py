@@ -85,6 +85,8 @@ class Seen:
     holder: Holder | None
     """None where the file is no lease: whoever wrote it is gone."""
     beats: int
+    is_unread: bool = False
+    """Whether the file is there and could not be read just now: nothing is known of its holder."""
 
     @property
     def who(self) -> str:
@@ -95,7 +97,9 @@ class Seen:
 
 def _is_gone(seen: Seen) -> bool:
     """Whether the holder is known to be gone."""
-    return seen.holder is None or (seen.holder.is_here() and not seen.holder.lives_here())
+    if seen.holder is None:
+        return not seen.is_unread
+    return seen.holder.is_here() and not seen.holder.lives_here()
 
 
 class Leases:
@@ -165,7 +169,7 @@ class Leases:
         elsewhere = {
             run_id: seen
             for run_id, seen in before.items()
-            if seen is not None and (seen.holder is None or not seen.holder.is_here())
+            if seen is not None and not seen.is_unread and (seen.holder is None or not seen.holder.is_here())
         }
         if elsewhere:
             time.sleep(WATCH_SECONDS)
@@ -189,8 +193,10 @@ class Leases:
             text = self._path(run_id).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, UnicodeDecodeError):
+        except UnicodeDecodeError:
             return Seen(holder=None, beats=-1)
+        except OSError:
+            return Seen(holder=None, beats=-1, is_unread=True)
         try:
             fields = json.loads(text)
             return Seen(holder=Holder(**fields["holder"]), beats=fields["beats"])
@@ -215,8 +221,10 @@ class Leases:
         lost = []
         with self._locked():
             for run_id, holder in list(self._held.items()):
-                if self._is_ours(run_id):
-                    with contextlib.suppress(StorageError):  # a full disk costs a heartbeat, not the run
+                seen = self._read(run_id)
+                if seen is not None and (seen.is_unread or seen.holder == holder):
+                    # A disk that is full, or does not answer, costs a heartbeat and not the run.
+                    with contextlib.suppress(StorageError):
                         self._write(run_id, holder)
                 else:
                     lost.append(run_id)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -236,7 +237,7 @@ def _source(name: str) -> tuple[dict[str, Any], list[dict[str, Any]], str]:
         path = ROOT / "configs" / "studies" / f"{name}.yaml"
     elif name.endswith((".yaml", ".yml", ".json")):
         path = Path(name)
-    elif Path(name).is_dir():
+    elif os.path.isdir(name):
         path = Path(name) / "study.yaml"
     else:
         error = unknown_name("study", name, presets("studies"))
@@ -297,7 +298,8 @@ def _measure(value: Any) -> tuple[str, ...]:
     for one in values:
         if one not in MEASUREMENTS:
             raise UserError(f"measure: must be of {', '.join(MEASUREMENTS)}, got {shown(one)}")
-    return tuple(dict.fromkeys(values))
+    # The trainer is timed with the models.
+    return tuple(dict.fromkeys([*values, *(["speed"] if "overhead" in values else [])]))
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,9 @@ def _in_steps(
 
 
 def _what_decides_speed(experiment: Experiment) -> str:
-    """Equal where a step takes equally long: trials that differ in their learning rate get equal steps."""
+    """Equal where a step takes equally long, or so nearly that trials which differ in their learning rate or
+    dropout are to have equal steps.
+    """
     document, training = experiment.document(), experiment.training
     model = {name: value for name, value in document["model"].items() if name != "dropout"}
     sections = [model, document["task"], document["data"]]

@@ -11,7 +11,15 @@ from filelock import FileLock, Timeout
 
 from benchmark.config import BUDGETS, RunOptions, UserError, canonical_json, nested, varying_fields
 from benchmark.engines import Engine, Finished
-from benchmark.engines.local import LocalEngine, Refused, Supervisor, resolve, run_speed_cell, slots
+from benchmark.engines.local import (
+    LocalEngine,
+    Refused,
+    Supervisor,
+    resolve,
+    run_speed_cell,
+    slots,
+    threads_of_each,
+)
 from benchmark.forecast import Pace, duration
 from benchmark.record import TrainRecord, UntouchableRecord
 from benchmark.request import Chosen, Request
@@ -217,7 +225,10 @@ class StudyRun:
             return
         from benchmark.device import device_in_use
 
-        cells = speed_cells(outcome.made, device_in_use(self.options))
+        # One process on one device, with the threads that a run has.
+        threads = threads_of_each(self.options, len(slots(self.options)))
+        options = replace(self.options, devices=1, threads=threads)
+        cells = speed_cells(outcome.made, device_in_use(options))
         if not remaining_speed(cells, self._folder, lambda error: self._leave_out(error, outcome)):
             return
         if outcome.leased:
@@ -228,16 +239,16 @@ class StudyRun:
                 todo = remaining_speed(cells, self._folder)  # another worker may have been here
                 outcome.asked += len(todo)
                 for cell in todo:
-                    self._run_speed_cell(cell, outcome)
+                    self._run_speed_cell(cell, outcome, options)
         except Timeout:
             self._say("speeds are being measured by another worker")
             outcome.leased += 1
 
-    def _run_speed_cell(self, cell: SpeedCell, outcome: Outcome) -> None:
+    def _run_speed_cell(self, cell: SpeedCell, outcome: Outcome, options: RunOptions) -> None:
         names = ", ".join(cell.experiments)
         self._say(f"speed of {names} on {cell.task_preset} (run {cell.run_id})")
         try:
-            record = run_speed_cell(self._supervisor, cell, self._folder, self.options)
+            record = run_speed_cell(self._supervisor, cell, self._folder, options)
         except Refused:
             outcome.refused += 1
             return

@@ -538,7 +538,7 @@ def _continued(cell: Cell, stored: Mapping[str, Any], path: Path) -> FrozenCell:
     """
     experiment = cell.experiment
     as_asked = cell.match is None and is_resolved(experiment)
-    if not (as_asked and experiment.document() == stored["experiment"]):
+    if not (as_asked and experiment.is_document(stored["experiment"])):
         experiment = _with_choices(cell, stored, path)
     if experiment.run_id() != stored["run_id"]:
         raise _edited(stored, path, f"its fields give run {experiment.run_id()}")
@@ -610,9 +610,8 @@ def remaining(
             continue
         if record is None:
             missing.append(cell)
-        elif record.kind == "train":
-            document = cell.experiment.document()
-            if document != record.experiment and (changed := differences(document, record.experiment)):
-                path = folder.run(cell.run_id).record_path
-                raise UserError(f"{path}: is of another experiment: {'; '.join(changed)}")
+        elif record.kind == "train" and not cell.experiment.is_document(record.experiment):
+            changed = differences(cell.experiment.document(), record.experiment)
+            path = folder.run(cell.run_id).record_path
+            raise UserError(f"{path}: is of another experiment: {'; '.join(changed)}")
     return missing

@@ -41,7 +41,8 @@ from tasks import TRAIN, VALIDATION, Task, TaskConfig
 Case = Literal["nominative", "accusative", "oblique", "locative"]
 
 BEING, THING, PLACE = range(3)
-KIND_SHARES = (0.45, 0.35, 0.2)
+KIND_BOUNDS = (0.45, 0.8)
+"""Of a draw from 0 to 1: where things and places begin among the nouns."""
 SHORTEST, LONGEST = 4, 30
 """Words of a sentence, on either side."""
 SHARES = 8
@@ -132,7 +133,7 @@ class Lexicon:
         nouns: list[list[Stem]] = [[], [], []]
         for number in range(config.nouns):
             # Every kind has a noun, however few there are.
-            kind = number if number < 3 else bisect_right([0.45, 0.8], chance.random())
+            kind = number if number < 3 else bisect_right(KIND_BOUNDS, chance.random())
             nouns[kind].append(
                 self._stem(irregular=0.12, synonym=0.7, gender=_draw_index(chance, 3), kind=kind)
             )

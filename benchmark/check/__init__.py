@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from benchmark.config import (
+    NotOfThisKind,
     UserError,
     available,
     checked,
@@ -97,12 +98,10 @@ def check_named(name: str, data_directory: Path) -> list[Outcome]:
     if name.endswith(".py"):
         try:
             model_module(name, files_allowed=True)
-        except UserError as no_model:
-            if "must export a class Config" not in str(no_model):
-                raise
+        except NotOfThisKind as no_model:
             try:
                 task_module(name, files_allowed=True)
-            except UserError:
+            except NotOfThisKind:
                 raise UserError(f"{no_model}, or from tasks.TaskConfig") from None
             return check_task(name, data_directory=data_directory)
         return check_model(name)
@@ -200,10 +199,10 @@ def preflight_task(name: str, config: Any, data_directory: Path) -> None:
     Raises:
         UserError: the task is not sound, in one line.
     """
-    from benchmark.check.task import TASK_CHECKS, TaskUnderCheck
+    from benchmark.check.task import BEFORE_TRAINING, TaskUnderCheck
 
     subject = TaskUnderCheck(name, config, data_directory)
-    for check in TASK_CHECKS[:-1]:
+    for check in BEFORE_TRAINING:
         outcome = outcome_of(check, [subject])
         if not outcome.ok:
             raise UserError(f"task.name: {outcome.message}")

@@ -175,10 +175,11 @@ def targets_survive_the_vocabulary(subject: TaskUnderCheck) -> str:
     return f"{unknown:,} targets have a symbol that training does not have" if unknown else ""
 
 
-TASK_CHECKS: tuple[Callable[[TaskUnderCheck], str], ...] = (
+BEFORE_TRAINING: tuple[Callable[[TaskUnderCheck], str], ...] = (
     the_task_says_what_it_is,
     every_split_has_pairs_of_text,
     splits_are_the_same_each_time,
     no_test_source_is_in_training,
-    targets_survive_the_vocabulary,
 )
+"""What is checked of a task of the user's own before anything is trained."""
+TASK_CHECKS = (*BEFORE_TRAINING, targets_survive_the_vocabulary)

@@ -241,7 +241,9 @@ def run_layers_child(run_folders: Sequence[Path], options: RunOptions) -> int:
             folder.remove_unfinished()
             try:
                 record = measured(document, options)
-            except (UserError, StorageError) as error:
+            except StorageError:
+                raise  # a full disk is no end of a measurement
+            except UserError as error:
                 record = failed_layer_record(document, options, str(error))
             except Exception as error:
                 traceback.print_exc()
@@ -255,6 +257,8 @@ def run_layers_child(run_folders: Sequence[Path], options: RunOptions) -> int:
 
 def failed_layer_record(document: Mapping[str, Any], options: RunOptions, failure: str) -> LayerRecord:
     """The record of a measurement of layers that measured nothing."""
+    if not document.get("device"):  # what is timed belongs to one; the rest is measured on the CPU
+        options = dataclasses.replace(options, device="cpu")
     return LayerRecord(
         kind=document["kind"],
         run_id=document["run_id"],
@@ -263,7 +267,7 @@ def failed_layer_record(document: Mapping[str, Any], options: RunOptions, failur
         settings=document["experiment"],
         status="failed",
         failure=failure,
-        provenance=_provenance_here("float32", options),
+        provenance=_provenance_here(document["experiment"].get("precision", "float32"), options),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

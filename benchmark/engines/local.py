@@ -507,6 +507,10 @@ def threads_of_each(options: RunOptions, slots: int) -> int | None:
     machine = max(slots, len(list(_DEVICES.glob("*"))) // options.devices)
     if options.threads is not None or machine <= 1 or options.device == "cpu":
         return options.threads
+    import torch
+
+    if not torch.cuda.device_count():
+        return None  # there are devices, and this worker sees none
     return max(1, available_cores() // (machine * options.devices))
 
 
@@ -557,6 +561,7 @@ def run_layer_cells(
 
     Raises:
         Refused: the process found a mistake of the user, and has said so.
+        NotStored: the disk is full, and the process has said so.
     """
     options = replace(options, study=folder.name)
     left = list(documents)
@@ -568,6 +573,8 @@ def run_layer_cells(
         ended = supervisor.run(arguments, options, log_path=runs[0].log_path, name=runs[0].run_id)
         if ended.exit_code == 2:
             raise Refused
+        if ended.exit_code == NOT_STORED:
+            raise NotStored
         done = 0
         while done < len(left) and runs[done].readable() is not None:
             done += 1

@@ -118,14 +118,20 @@ def probability_of_more(first: Sequence[float], second: Sequence[float]) -> Shar
 
     The interval is that of the wins rounded down, and of the wins rounded up, where ties leave a half.
     """
-    from scipy.special import betaincinv
-
     count = len(first)
     wins = sum((a > b) + 0.5 * (a == b) for a, b in zip(first, second, strict=True))
-    fewest, most = math.floor(wins), math.ceil(wins)
-    low = float(betaincinv(fewest, count - fewest + 1, LEVEL / 2)) if fewest else 0.0
-    high = float(betaincinv(most + 1, count - most, 1 - LEVEL / 2)) if most < count else 1.0
+    low, _ = share_interval(math.floor(wins), count)
+    _, high = share_interval(math.ceil(wins), count)
     return Share(value=wins / count, low=low, high=high)
+
+
+def share_interval(part: float, whole: float) -> tuple[float, float]:
+    """The exact 95 % interval of a share of trials (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    low = float(betaincinv(part, whole - part + 1, LEVEL / 2)) if part else 0.0
+    high = float(betaincinv(part + 1, whole - part, 1 - LEVEL / 2)) if part < whole else 1.0
+    return low, high
 
 
 def minimum_detectable_difference(

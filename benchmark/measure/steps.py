@@ -115,8 +115,15 @@ class StepLog(Callback):
         self._pending.clear()
         for loss in losses.tolist():
             if not math.isfinite(loss):
+                self._leave_out(len(self.losses))
                 raise Diverged(len(self.losses) + 1, self.losses[-1] if self.losses else None)
             self.losses.append(loss)
+
+    def _leave_out(self, steps: int) -> None:
+        """What was done after so many steps, before their losses were seen."""
+        del self.seconds[steps:], self.warm[steps:]
+        for counts in self.counts.values():
+            del counts[steps:]
 
     def state_dict(self) -> dict[str, Any]:
         assert not self._pending, "flush before a checkpoint"

@@ -7,13 +7,14 @@ more than the model.
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from benchmark.config import canonical_json, flattened
+from benchmark.config import canonical_json, flattened, varying_fields
 from benchmark.measure.significance import Summary, summarise
 from benchmark.record import LayerRecord, SpeedRecord, TrainRecord
 from benchmark.report.budgets import broken_match
@@ -39,6 +40,8 @@ ROW_FIELDS = (
     "invalid",
     "task",
     "task_version",
+    "task_settings",
+    "task_fingerprint",
     "device",
     "devices",
     "threads",
@@ -200,17 +203,18 @@ def groups(
     A run that is a cell of several `matches` is in the table of each. With `across_devices` runs on several
     devices, or with other numbers of threads, are rows of one table: for scores, since speeds belong to one.
     """
-    every = sorted(records, key=lambda r: (r.seed, r.run_id))
-    by_conditions: dict[Conditions, list[TrainRecord]] = {}
-    known: dict[tuple[Any, ...], Conditions] = {}
+    alike: dict[tuple[Any, ...], list[TrainRecord]] = {}
     unmatched = {"": Matched()}
-    for record in every:
+    for record in records:
+        decides = _what_decides(record)
         for match in (matches or {}).get(record.run_id, unmatched):
-            key = (match, *_what_decides(record))
-            if key not in known:
-                found = replace(_conditions(record), match=match)
-                known[key] = replace(found, device=SEVERAL, devices=0, threads=0) if across_devices else found
-            by_conditions.setdefault(known[key], []).append(record)
+            alike.setdefault((match, *decides), []).append(record)
+    by_conditions: dict[Conditions, list[TrainRecord]] = {}
+    for (match, *_), mine in alike.items():
+        found = replace(_conditions(mine[0]), match=match)
+        if across_devices:
+            found = replace(found, device=SEVERAL, devices=0, threads=0)
+        by_conditions.setdefault(found, []).extend(mine)
     for conditions in sorted(by_conditions):
         if conditions.signatures:
             continue
@@ -220,6 +224,8 @@ def groups(
         ]
         if with_scores:
             by_conditions[with_scores[0]].extend(by_conditions.pop(conditions))
+    for together in by_conditions.values():
+        together.sort(key=lambda record: (record.seed, record.run_id))
     # What a match moves is no setting; within one match, and over all devices, a setting is one.
     by_match: dict[str, list[TrainRecord]] = {}
     for conditions, together in by_conditions.items():
@@ -256,10 +262,12 @@ def _checked(group: Group, matches: Matches) -> Group:
 
 
 def group_titles(study: str, every: Sequence[Group]) -> list[str]:
-    """What all groups of a study are called: by their task, and by their device where there are several."""
+    """What all groups of a study are called: by their task, with its fields and data where they vary, and by
+    their device where there are several.
+    """
     titles = []
     for conditions in (group.conditions for group in every):
-        title = f"{study}: {conditions.task}"
+        title = ", ".join([f"{study}: {conditions.task}", *_task_fields(conditions, every)])
         if conditions.match:
             title += f", equal {conditions.match}"
         if len({replace(other.conditions, match="") for other in every}) > 1:
@@ -273,6 +281,16 @@ def group_titles(study: str, every: Sequence[Group]) -> list[str]:
             title += f" [{', '.join(_apart(conditions, alike))}]"
         titles.append(title)
     return titles
+
+
+def _task_fields(conditions: Conditions, every: Sequence[Group]) -> list[str]:
+    """What sets the tables of one task apart: `maximum_length=10`."""
+    alike = [other.conditions for other in every if other.conditions.task == conditions.task]
+    documents = [
+        {**(json.loads(one.task_settings) or {}), "data files": one.task_fingerprint[:12]} for one in alike
+    ]
+    varying = varying_fields(documents)[alike.index(conditions)]
+    return [f"{name}={_plain(value)}" for name, value in varying.items()]
 
 
 def _apart(conditions: Conditions, alike: Sequence[Group]) -> list[str]:
@@ -303,6 +321,8 @@ def rows(all_groups: Sequence[Group]) -> list[dict[str, Any]]:
                 "invalid": cell.invalid or None,
                 "task": conditions.task,
                 "task_version": conditions.task_version,
+                "task_settings": conditions.task_settings,
+                "task_fingerprint": conditions.task_fingerprint or None,
                 "device": conditions.device,
                 "devices": conditions.devices,
                 "threads": conditions.threads,
@@ -435,10 +455,10 @@ class _Fields:
 
     def varying(self, records: Sequence[TrainRecord]) -> dict[str, list[str]]:
         """By model, the fields in which its runs differ; a field that a run lacks counts as none."""
-        runs: dict[str, list[dict[str, Any]]] = {}
+        runs: dict[str, dict[tuple[int, ...], TrainRecord]] = {}
         for record in records:
-            runs.setdefault(record.model_preset, []).append(_parts(record))
-        return {model: list(self._varying(mine)) for model, mine in runs.items()}
+            runs.setdefault(record.model_preset, {}).setdefault(_identity(record), record)
+        return {model: list(self._varying([*map(_parts, mine.values())])) for model, mine in runs.items()}
 
     def _varying(self, runs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         for section in dict.fromkeys(name for parts in runs for name in parts):
@@ -450,6 +470,12 @@ class _Fields:
                     and name != "training.precision"
                 ):
                     yield name
+
+
+def _identity(record: TrainRecord) -> tuple[int, ...]:
+    """Equal only where `_parts` are: runs that are read together share the sections of their experiments."""
+    sections = (id(part) for name, part in record.experiment.items() if name != "seed")
+    return (record.model_version, *sections)
 
 
 def _parts(record: TrainRecord) -> dict[str, Any]:
@@ -468,10 +494,14 @@ def _cells(
 ) -> tuple[Cell, ...]:
     by_cell: dict[tuple[str, str], list[TrainRecord]] = {}
     settings: dict[tuple[str, str], dict[str, Any]] = {}
+    known: dict[tuple[str, tuple[int, ...]], tuple[str, str]] = {}
     for record in records:
-        mine = fields.values(record, varying[record.model_preset])
-        key = (record.model_preset, canonical_json(mine) if mine else "")
-        settings[key] = mine
+        identity = record.model_preset, _identity(record)
+        key = known.get(identity)
+        if key is None:
+            mine = fields.values(record, varying[record.model_preset])
+            key = known[identity] = (record.model_preset, canonical_json(mine) if mine else "")
+            settings[key] = mine
         by_cell.setdefault(key, []).append(record)
 
     def order(key: tuple[str, str]) -> tuple[Any, ...]:

@@ -43,6 +43,8 @@ COLUMNS = {
     "settings": "JSON of the fields of the experiment that vary for this model within the study's match.",
     "task": "The task's preset, else its name.",
     "task_version": "Of the task's code; missing for layers.",
+    "task_settings": "JSON of the task's fields; missing for layers.",
+    "task_fingerprint": "Hash of the data files that were read; missing where none is known.",
     "seed": "Of the run; missing where there is none.",
     "match": "What the study holds equal; a run that is a cell of several matches has its rows in each.",
     "invalid": "Why a run breaks its match; missing where it does not.",
@@ -131,6 +133,8 @@ def _train_rows(study: StudyResults, folder: Path) -> Iterator[dict[str, Any]]:
             "model": record.model_preset,
             "task": record.task_preset or record.task_name,
             "task_version": record.task_version,
+            "task_settings": canonical_json(record.experiment.get("task")),
+            "task_fingerprint": record.task_fingerprint or None,
             "seed": record.seed,
             "trial": study.trial_numbers.get(record.run_id),
         }
@@ -169,6 +173,8 @@ def _score(score: Score, quantity: str) -> dict[str, Any]:
 
 def _speed_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
     for record in study.speed_records:
+        # They share their task.
+        task = next((one.get("task") for one in record.experiments.values()), None)
         for row in record.rows:
             yield {
                 **_measured(row),
@@ -176,6 +182,7 @@ def _speed_rows(study: StudyResults) -> Iterator[dict[str, Any]]:
                 "model": row.model,
                 "task": record.task_preset or record.task_name,
                 "task_version": record.task_version,
+                "task_settings": canonical_json(task),
                 "phase": row.phase,
             }
 
@@ -212,8 +219,8 @@ def _head(record: TrainRecord | SpeedRecord | LayerRecord) -> dict[str, Any]:
 
 
 CONDITIONS = (
-    "study", "task", "task_version", "device", "devices", "threads", "precision", "torch_version",
-    "harness_version", "match",
+    "study", "task", "task_version", "task_settings", "task_fingerprint", "device", "devices", "threads",
+    "precision", "torch_version", "harness_version", "match",
 )  # fmt: skip
 """What has to be equal between values that are compared."""
 

@@ -142,7 +142,9 @@ class Outputs:
         self._statistics: dict[tuple[str, str, str], NDArray[Any]] = {}
 
     def lines(self, record: TrainRecord, split: str, metric: str) -> list[str] | None:
-        """None, and a line in `left_out`, unless its score is the record's."""
+        """None, and a line in `left_out`, unless its score is the record's; None for what was not scored."""
+        if not any((one.split, one.metric) == (split, metric) for one in record.scores):
+            return None
         key = (record.run_id, split, metric)
         if key not in self._lines:
             folder = self.study_folder / "runs" / record.run_id

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from benchmark.measure.significance import share_interval
 from benchmark.measure.timing import STEADY, Interval
 from benchmark.record import Row
 from benchmark.report.rounding import count, with_half_width, without_spread
@@ -443,7 +444,7 @@ def _short_sentences(facts: Facts) -> Finding:
     rows = facts.rows("lengths", subject, "sentences")
     total = sum(row.value for row in rows)
     shorter = sum(row.value for row in rows if number(row, "n") < PAPER_WIDTH)
-    low, high = _share_interval(shorter, total)
+    low, high = share_interval(shorter, total)
     verdict = SUPPORTED if low > 0.5 else CONTRADICTED if high < 0.5 else UNDECIDED
     longest = max(number(row, "n") for row in rows)
     shares = [
@@ -456,15 +457,6 @@ def _short_sentences(facts: Facts) -> Finding:
         f"{PAPER_WIDTH} ({low:.2%} to {high:.2%})" + because(verdict, "the interval holds one half"),
         conditions=(f"the longest has {longest:,.0f}; {', '.join(shares)}",),
     )
-
-
-def _share_interval(part: float, whole: float) -> tuple[float, float]:
-    """Clopper and Pearson's 95 % interval."""
-    from scipy.special import betaincinv
-
-    low = float(betaincinv(part, whole - part + 1, 0.025)) if part else 0.0
-    high = float(betaincinv(part + 1, whole - part, 0.975)) if part < whole else 1.0
-    return low, high
 
 
 def _restricted(facts: Facts) -> Finding:

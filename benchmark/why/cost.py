@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from benchmark.record import Record, TrainRecord
+from benchmark.record import Record
+from benchmark.report.budgets import quantity
 from benchmark.report.comparison import Cell, Group
-from benchmark.report.heading import plural
+from benchmark.report.heading import budget_steps, plural
 from benchmark.report.layout import NOT_MEASURED, Column, Table
 from benchmark.report.published import published_tables
 from benchmark.report.rounding import count, mean_text, without_spread
@@ -93,7 +94,7 @@ def _made(group: Group) -> str:
     """On what its runs were trained, for how long, and how they ended."""
     conditions = group.conditions
     threads = plural(conditions.threads, "thread")
-    steps = sorted({number for record in group.records if (number := _budget(record)) is not None})
+    steps = sorted({number for record in group.records if (number := budget_steps(record)) is not None})
     budget = " to ".join(f"{one:,}" for one in dict.fromkeys([*steps[:1], *steps[-1:]]))
     ends = Counter(record.status for record in group.records)
     return (
@@ -102,20 +103,13 @@ def _made(group: Group) -> str:
     )
 
 
-def _budget(record: TrainRecord) -> int | None:
-    """In steps."""
-    training = record.experiment.get("training")
-    steps = training.get("steps") if isinstance(training, dict) else None
-    return steps if isinstance(steps, int) else None
-
-
 def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]]:
     conditions = group.conditions
     for cell in group.comparable:
         if not cell.done:
             continue
         facts.read.update({record.run_id: None for record in cell.done})
-        seconds, counted = cell.median("train_seconds"), _operations(cell)
+        seconds, counted = cell.median("train_seconds"), quantity(cell.done, "flops")
         joules = cell.median("energy_joules")
         peak = _peak(facts, cell)
         paper = None if seconds is None or peak is None else seconds * peak
@@ -130,11 +124,6 @@ def _rows(facts: Facts, study: StudyResults, group: Group) -> Iterator[list[str]
             NOT_MEASURED if joules is None else without_spread(joules / 1e3),
             NOT_MEASURED if paper is None else f"{paper:.2e}",
         ]
-
-
-def _operations(cell: Cell) -> float | None:
-    each, steps = cell.median("operations_per_step"), cell.median("steps")
-    return None if each is None or steps is None else each * steps
 
 
 def _peak(facts: Facts, cell: Cell) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmark.config import RunOptions
 from benchmark.device import choose_device, device_in_use, devices_there
 from benchmark.engines.local import Supervisor, run_layer_cells
-from benchmark.record import LayerRecord, TrainRecord
+from benchmark.record import LayerRecord, TrainRecord, UntouchableRecord
 from benchmark.report.placing import made_aside
 from benchmark.request import request_from
 from benchmark.running import StudyRun
@@ -38,7 +38,7 @@ def reproduce(
         StorageError: the folder of its page cannot be written.
     """
     more = trained_cells(options.results, runs)
-    for run in dict.fromkeys(cell.settings["run"] for cell in more if folder.result(cell.run_id) is None):
+    for run in dict.fromkeys(cell.settings["run"] for cell in more if _is_missing(cell, folder)):
         # Before hours are spent on the rest.
         trained_model(run_folder(run, options.results), trust_code=options.trust_code)
     folder.prepare()
@@ -67,7 +67,7 @@ def measure(
         Interrupted: a signal came; what is measured is kept.
         UserError: the folder of a cell holds another one.
     """
-    todo = _remaining(every, folder)
+    todo = _remaining(every, folder, say)
     say(f"{folder.path}: {len(every)} measurements, {len(every) - len(todo)} done, {len(todo)} to do")
     supervisor = Supervisor()
     with supervisor.handling_signals():
@@ -108,10 +108,21 @@ def found(every: Iterable[LayerCell], folder: StudyFolder) -> Iterable[LayerReco
             yield record
 
 
-def _remaining(every: Iterable[LayerCell], folder: StudyFolder) -> list[LayerCell]:
+def _remaining(
+    every: Iterable[LayerCell], folder: StudyFolder, say: Callable[[str], None]
+) -> list[LayerCell]:
     missing = []
     for cell in every:
         folder.run(cell.run_id).open(cell.document())
-        if folder.result(cell.run_id) is None:
+        if _is_missing(cell, folder, say):
             missing.append(cell)
     return missing
+
+
+def _is_missing(cell: LayerCell, folder: StudyFolder, say: Callable[[str], None] = lambda text: None) -> bool:
+    """Whether it has to be measured; a record that may be whole and cannot be read here stays as it is."""
+    try:
+        return folder.result(cell.run_id) is None
+    except UntouchableRecord as error:
+        say(f"left out: {error}")
+        return False

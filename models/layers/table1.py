@@ -29,8 +29,6 @@ class LayerTheory:
     """Operations that bring positions together."""
     projections: int
     """Operations at each position by itself, which Table 1 leaves out."""
-    law: str
-    """Table 1's complexity per layer."""
 
     @property
     def operations(self) -> int:
@@ -40,7 +38,6 @@ class LayerTheory:
 class Table1Layer(nn.Module, ABC):
     """A layer that Table 1 compares."""
 
-    law: ClassVar[str]
     causal: ClassVar[bool] = False
     """Whether a position sees none after it."""
 
@@ -54,13 +51,11 @@ class Table1Layer(nn.Module, ABC):
 
     def _theory(self, mixing: int, projections: int) -> LayerTheory:
         parameters = sum(parameter.numel() for parameter in self.parameters())
-        return LayerTheory(parameters=parameters, mixing=mixing, projections=projections, law=self.law)
+        return LayerTheory(parameters=parameters, mixing=mixing, projections=projections)
 
 
 class SelfAttention(Table1Layer):
     """Every position looks at every one: 4 projections around 2 products of n x n."""
-
-    law = "n^2 d"
 
     def __init__(self, width: int, heads: int = 1) -> None:
         super().__init__()
@@ -83,8 +78,6 @@ class RestrictedSelfAttention(Table1Layer):
     window for each query would take 4 r n d, in products that are too thin to be fast, and a mask over all
     pairs 4 n^2 d, which is less where n < 1.5 r.
     """
-
-    law = "r n d"
 
     def __init__(self, width: int, neighbourhood: int, heads: int = 1) -> None:
         super().__init__()
@@ -126,7 +119,6 @@ class RestrictedSelfAttention(Table1Layer):
 class Recurrent(Table1Layer):
     """An LSTM: four gates from the input, which need no order, and four from the state, which do."""
 
-    law = "n d^2"
     causal = True
 
     def __init__(self, width: int) -> None:
@@ -144,7 +136,6 @@ class Recurrent(Table1Layer):
 class Convolution(Table1Layer):
     """Each position from the `kernel` positions up to it, `dilation` apart."""
 
-    law = "k n d^2"
     causal = True
 
     def __init__(self, width: int, kernel: int, dilation: int = 1) -> None:
@@ -166,7 +157,6 @@ class Convolution(Table1Layer):
 class SeparableConvolution(Table1Layer):
     """A convolution within each channel, then a product across channels at each position."""
 
-    law = "k n d + n d^2"
     causal = True
 
     def __init__(self, width: int, kernel: int) -> None:

@@ -13,6 +13,8 @@ from tasks import TRAIN, VALIDATION, Task, TaskConfig
 
 SHARES = 8
 """Of 8 parts of all sources, one is for validation, one for the tests, the rest for training."""
+MOST_FRUITLESS = 100_000
+"""Pairs drawn in a row of which none is new: then there are no more."""
 
 
 class DistanceConfig(TaskConfig):
@@ -64,13 +66,19 @@ class ByDistance(Task):
         chance = random.Random(f"{self._seed} {split}")
         # Training may repeat a pair; what is scored is scored once.
         seen: set[str] = set()
-        given = 0
+        given, fruitless = 0, 0
         while given < self._sizes[number]:
             source, target = self.drawn(chance, self._distances.get(split))
             part = hashlib.blake2b(source.encode(), digest_size=1).digest()[0] % SHARES
             if part not in parts or source in seen:
+                fruitless += 1
+                if fruitless == MOST_FRUITLESS:
+                    raise ValueError(
+                        f"task: its fields make only {given} different sources for {split}, and "
+                        f"{self._sizes[number]} are asked for; ask for fewer pairs, or for more to draw from"
+                    )
                 continue
             if split != TRAIN:
                 seen.add(source)
             yield source, target
-            given += 1
+            given, fruitless = given + 1, 0

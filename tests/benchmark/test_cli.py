@@ -529,6 +529,28 @@ def test_list_names_presets_with_their_first_comment_and_runs(results):
     assert [one["status"] for one in json.loads(output)["runs"]] == ["done", "done", "diverged"]
 
 
+def test_a_folder_that_was_copied_and_named_is_listed_as_unreadable(results):
+    (results / "a-study").rename(results / "a-study (copy)")
+    (results / "another" / "runs").mkdir(parents=True)
+    (results / "another" / "study.yaml").write_text("study: another\n")
+    code, output, _ = inside("list", "runs", "--results", results)
+    assert code == 3
+    assert "a-study (copy)" in output
+    assert "cannot name a folder" in output
+
+
+def test_a_list_longer_than_the_name_of_a_file_is_a_list(tmp_path):
+    seeds = f"seed={','.join(map(str, range(100, 200)))}"
+    assert len(seeds) > 255
+    arguments = ["run", "quick", seeds, "--results", tmp_path, "--device", "cpu", "--dry-run"]
+    code, _, errors = inside(*arguments)
+    assert code == 0, errors
+    assert "300 to do" in errors
+    code, _, errors = inside("run", "x" * 300, "--results", tmp_path)
+    assert code == 2
+    assert "Traceback" not in errors
+
+
 def test_a_folder_of_the_same_name_where_one_stands_is_not_picked_up(tmp_path):
     for name in ("models", "tasks", "benchmark"):
         (tmp_path / name).mkdir()

@@ -253,6 +253,21 @@ def test_yaml_that_is_written_is_read_back_equal(tmp_path_factory, document):
     assert json.dumps(load_yaml(path)) == json.dumps(document)
 
 
+def test_what_is_an_experiments_document_and_what_is_not():
+    one = experiment(seed=3)
+    document = one.document()
+    assert one.is_document(document)
+    assert one.is_document(document), "sections that were compared before"
+    assert not experiment(seed=4).is_document(document)
+    assert not one.is_document({**document, "model_file_sha256": "0" * 64})
+    for section in document:
+        assert not one.is_document({name: part for name, part in document.items() if name != section})
+        assert not one.is_document({**document, section: None})
+        assert not one.is_document({**document, section: {"steps": 1}})
+    document["training"]["steps"] += 1
+    assert not one.is_document({**document, "training": dict(document["training"])})
+
+
 def test_a_document_gives_the_same_experiment_again():
     one = experiment(**{"model.name": "convs2s", "model.encoder_blocks": [[16, 3], [16, 5]]})
     assert experiment_from(json.loads(json.dumps(one.document())), files_allowed=False) == one

@@ -1,5 +1,6 @@
 """Leases: one holder at a time, taken over from the dead alone, however they died and wherever they lived."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -137,6 +140,26 @@ def test_a_lease_that_somebody_else_has_taken_is_given_up_and_told(study):
         leases.release(RUN)
     assert lost == [RUN]
     assert json.loads(path(study).read_text())["holder"]["token"] == "another", "theirs is left alone"
+
+
+def test_a_lease_that_cannot_be_read_just_now_is_neither_taken_nor_given_up(study, monkeypatch):
+    lost: list[str] = []
+    with Leases(study, on_loss=lost.append) as first, Leases(study) as second:
+        assert first.take(RUN) is None
+        with monkeypatch.context() as patch:
+            unread = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+            patch.setattr(Path, "read_text", unread)
+            seen = second.take(RUN)
+            assert seen is not None and seen.who == "an unknown worker"
+            assert second.watched([RUN]) == {}
+            looked = unread.call_count
+            deadline = time.monotonic() + 30
+            while unread.call_count < looked + 3:  # heartbeats of the first
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert lost == []
+        assert second.take(RUN) is not None
+    assert not path(study).exists()
 
 
 def test_the_counter_of_a_living_holder_moves(study):

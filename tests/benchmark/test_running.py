@@ -50,6 +50,7 @@ class Machine:
     """How each run was told to start it."""
     ran: list[tuple[str, int | None, int, float]] = field(default_factory=list)
     speeds: list[list[str]] = field(default_factory=list)
+    speed_devices: list[int] = field(default_factory=list)
     speed_end: str = "done"
     said: list[str] = field(default_factory=list)
 
@@ -72,6 +73,7 @@ class Machine:
 
     def run_speed_cell(self, supervisor, cell, folder, options):
         self.speeds.append(list(cell.experiments))
+        self.speed_devices.append(options.devices)
         if self.speed_end == "refused":
             raise Refused
         record = failed_speed_record(cell.run_id, cell.experiments, options, "it broke")
@@ -126,6 +128,16 @@ def test_what_is_missing_runs_and_nothing_twice(machine, folder):
     start(machine, folder, wider)
     assert [one[2] for one in machine.ran] == [2, 2]
     assert machine.said[0].endswith("s: 4 runs, 2 done, 2 to do; 2 of earlier requests are kept")
+
+
+def test_speeds_are_of_one_device_whatever_a_run_takes(machine, folder):
+    path = folder.results / "s.yaml"
+    path.write_text(dump_yaml({**STUDY, "measure": ["speed"]}))
+    options = RunOptions(
+        results=folder.results, data_directory=folder.results, device="cpu", devices=2, wandb="disabled"
+    )
+    assert StudyRun(folder, options, say=machine.said.append).run(request_from([str(path)])).exit_code == 0
+    assert machine.speed_devices == [1]
 
 
 @pytest.mark.parametrize("found", ["offline", "disabled", "online"])

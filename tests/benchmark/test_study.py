@@ -716,7 +716,8 @@ def test_a_narrower_request_leaves_what_the_study_measures(folder):
     made = make(request_from([*BUDGET, "measure=train"]), folder, resolve)
     assert made.measure == ("train",)
     assert load_yaml(folder.study_path)["measure"] == ["train", "speed"]
-    make(request_from([*BUDGET, "measure=overhead"]), folder, resolve)
+    made = make(request_from([*BUDGET, "measure=overhead"]), folder, resolve)
+    assert made.measure == ("overhead", "speed"), "the trainer is timed with the models"
     assert load_yaml(folder.study_path)["measure"] == ["train", "speed", "overhead"]
 
 

@@ -231,6 +231,10 @@ def test_a_loss_that_is_not_finite_ends_in_a_record_with_its_step(
     assert record is not None and whole is not None
     assert record.status == "diverged"
     assert record.diverged_step == 3
+    short = run(experiment("lstm", training={"steps": 2, "validations": 1}), tmp_path / "short")
+    assert short is not None
+    counted = ("steps", "train_target_tokens", "train_padded_tokens", "train_sentences")
+    assert [getattr(record, one) for one in counted] == [getattr(short, one) for one in counted]
     assert record.failure == "the loss of step 3 is not finite"
     losses = [
         row["value"] for row in curve_rows(whole, tmp_path / "whole") if row["quantity"] == "train_loss"

@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks import agreement, recall
+from tasks.data import distances
 
 
 def distance_of(split: str) -> int:
@@ -103,6 +104,14 @@ def test_pairs_depend_on_the_seed_alone(name) -> None:
         [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "7"}, text=True
     )
     assert again.strip() == pairs_hash(name, 1)
+
+
+def test_a_task_of_too_few_sources_is_refused_and_no_loop_for_ever(monkeypatch) -> None:
+    monkeypatch.setattr(distances, "MOST_FRUITLESS", 5_000)
+    few = recall.Config(keys=4, values=2, maximum_pairs=4, distances=(1, 2, 4)).build(Path())
+    text = r"^task: its fields make only \d+ different sources for validation, and 500 are asked for"
+    with pytest.raises(ValueError, match=text):
+        list(few.pairs("validation"))
 
 
 @pytest.mark.parametrize(

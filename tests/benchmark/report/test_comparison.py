@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from benchmark.report.comparison import groups, rows
+from benchmark.report.comparison import group_titles, groups, rows
 from benchmark.report.study_results import StudyResults
 from benchmark.report.tables import tables
 from tests.benchmark.report.records import BLEU, provenance, scores, speed_record, train_record
@@ -23,6 +23,15 @@ def test_a_row_is_one_model_over_its_seeds():
         ("transformer-small", {}, 2),
         ("lstm-small", {}, 1),
     ]
+
+
+def test_the_runs_of_a_row_are_in_the_order_of_seeds_whatever_code_made_them():
+    records = [
+        train_record(run * 16, seed=seed, provenance=provenance(commit=commit * 40))
+        for run, seed, commit in [("a", 2, "c"), ("b", 0, "d"), ("c", 1, "c"), ("d", 3, "d")]
+    ]
+    (group,) = groups(records)
+    assert [record.seed for record in group.cells[0].done] == [0, 1, 2, 3]
 
 
 def test_fields_that_vary_within_a_model_make_rows_and_name_them():
@@ -71,6 +80,28 @@ def test_what_must_not_be_compared_is_another_table(fields):
     other = train_record("b" * 16, **{"scores": scores({TEST: 30.0}), **fields})
     assert len(groups([plain, other])) == 2
     assert [row["table"] for row in rows(groups([plain, other]))] == [1, 2]
+
+
+def test_tables_of_one_task_are_told_apart_by_the_fields_in_which_they_differ():
+    def of(task, **fields):
+        return train_record(fields.pop("run") * 16, experiment={"task": task}, **fields)
+
+    every = groups(
+        [
+            of({"maximum_length": 10}, run="a"),
+            of({"maximum_length": 20}, run="b"),
+            of({"maximum_length": 20}, run="c", task_fingerprint="f" * 64),
+        ]
+    )
+    name = "s: multi30k-en-de"
+    assert sorted(group_titles("s", every)) == [
+        f"{name}, maximum_length=10, data files= (float32, A Processor @ 2.00GHz, 2 threads)",
+        f"{name}, maximum_length=20, data files= (float32, A Processor @ 2.00GHz, 2 threads)",
+        f"{name}, maximum_length=20, data files=ffffffffffff (float32, A Processor @ 2.00GHz, 2 threads)",
+    ]
+    told = {(row["task_settings"], row["task_fingerprint"]) for row in rows(every)}
+    assert len(told) == 3
+    assert group_titles("s", every[:1]) == [name]
 
 
 def test_a_run_without_scores_stays_in_the_table_of_its_conditions():

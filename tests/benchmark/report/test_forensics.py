@@ -121,6 +121,11 @@ def test_rows_and_tables_of_a_study(study_folder, tmp_path):
     assert [line.partition(":")[0] for line in second.heading] == ["device", "budget", "runs", "held equal"]
     assert [row[0] for row in first.rows] == ["model-0", "model-1"]
     assert second.rows[1][-1] == "-"
+    unscored = made[0].model_copy(
+        update={"run_id": "e" * 16, "seed": 1, "scores": [], "hypotheses_sha256": {}}
+    )
+    not_tested = load_study(study_folder(*made, unscored))
+    assert forensic_rows(not_tested, Outputs(folder, References(folder, tmp_path))) == rows
     (folder / "runs" / made[0].run_id / "hypotheses.test.txt.gz").write_bytes(compress_lines(["x"] * 3))
     changed = Outputs(folder, References(folder, tmp_path))
     assert [row["model"] for row in forensic_rows(study, changed)] == ["model-1"]

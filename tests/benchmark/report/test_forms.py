@@ -170,6 +170,22 @@ def test_csv_of_a_study_without_records_is_the_header(study_folder):
     assert header == next(csv.reader(io.StringIO(full["comparison"])))
 
 
+def test_runs_on_other_data_of_one_task_are_never_in_one_mean(study_folder):
+    made = [
+        train_record(
+            f"{10 * length + seed:016x}",
+            seed=seed,
+            experiment={"task": {"maximum_length": length}},
+            scores=scores({("test", "bleu"): float(length)}),
+        )
+        for length in (10, 20)
+        for seed in (0, 1)
+    ]
+    found = compare(load(study_folder(*made)), "bleu", "test")
+    assert sorted(found["mean"]) == [10, 20]
+    assert list(found["seeds"]) == [2, 2]
+
+
 def test_a_frame_has_every_value_and_documented_columns(study_folder):
     made = runs()
     frame = load(study_folder(*made, speed_record()))

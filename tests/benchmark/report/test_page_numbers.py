@@ -78,7 +78,7 @@ def test_the_comparison_is_that_of_the_records(study, pages):
                 "parameters|million|body/all": "/".join(million),
                 "training|s": over_seeds(mine, "train_seconds"),
             }
-            if any(one["generate_sentences_per_second"] for one in records.values() if is_compared(one)):
+            if any(one["generate_sentences_per_second"] for one in records.values() if is_run(one)):
                 generated = over_seeds(mine, "generate_sentences_per_second")
                 expected["generation|as run|sentences/s"] = generated
             if "seeds" in table.columns:
@@ -89,11 +89,11 @@ def test_the_comparison_is_that_of_the_records(study, pages):
                 if (one_score := split_and_metric(column)) is not None:
                     expected[column] = mean_of([score(one, *one_score) for one in mine])
             assert row == expected
-    compared = [run_id for run_id, one in records.items() if is_compared(one)]
+    compared = [run_id for run_id, one in records.items() if is_run(one)]
     assert set(seen) == set(compared) - trials(page)
 
 
-def is_compared(record):
+def is_run(record):
     return record["kind"] == "train"
 
 
@@ -241,7 +241,7 @@ def test_training_to_a_quality_is_that_of_the_curves(study, pages):
 @pytest.mark.parametrize("study", TRAINED)
 def test_the_facts_on_top_are_those_of_the_records(study, pages):
     page, records = pages[study]
-    runs = [one for one in records.values() if is_compared(one)]
+    runs = [one for one in records.values() if is_run(one)]
     hours = sum(one["train_seconds"] for one in runs) / 3600
     searched, every = len(trials(page)), {one["seed"] for one in runs if one["run_id"] not in trials(page)}
     expected = {

@@ -18,6 +18,8 @@ from typer.testing import CliRunner
 from benchmark.checkpoint import AVERAGED, load, save, weights_sha256
 from benchmark.cli import app
 from benchmark.config import ROOT, UserError, experiment_from
+from benchmark.engines.child import NOT_STORED, failed_layer_record
+from benchmark.engines.local import Ended, NotStored, Supervisor, run_layer_cells
 from benchmark.measure.layer_records import measured as record_of
 from benchmark.measure.layers import span_rows
 from benchmark.measure.signal import model_signal, random_words
@@ -450,3 +452,38 @@ def kept(one, tmp_path, **fields):
     folder = RunFolder(tmp_path / "results" / "study" / "runs" / one.run_id())
     folder.write_record(record)
     return folder.path
+
+
+def a_cell(kind):
+    return next(one for one in cells.cells("quick", "a device") if one.kind == kind)
+
+
+def test_a_full_disk_ends_the_measuring_and_is_no_failure_of_a_measurement(tiny, tmp_path, monkeypatch):
+    folder = StudyFolder(tmp_path, "why")
+    cell, supervisor = a_cell("span"), Supervisor()
+    ended = Ended(NOT_STORED, b"", "", False, None)
+    monkeypatch.setattr(supervisor, "run", lambda *_, **__: ended)
+    with pytest.raises(NotStored):
+        run_layer_cells(supervisor, [cell.document()], folder, options(tmp_path))
+    assert folder.result(cell.run_id) is None
+    assert not folder.run(cell.run_id).record_path.exists()
+
+
+def test_what_a_newer_seqbench_has_measured_is_left_and_not_measured_again(tiny, tmp_path):
+    folder = StudyFolder(tmp_path, "why")
+    newer, missing = (one for one in cells.cells("quick", "a device")[:2])
+    for one in (newer, missing):
+        folder.run(one.run_id).open(one.document())
+    document = {"schema_version": 99, "kind": newer.kind}
+    folder.run(newer.run_id).record_path.write_text(json.dumps(document))
+    said: list[str] = []
+    assert measuring._remaining([newer, missing], folder, said.append) == [missing]
+    assert "has schema version 99" in said[0]
+
+
+def test_a_failure_is_recorded_with_what_it_would_have_been_measured_on(tmp_path):
+    timed = {**a_cell("time").document(), "experiment": {"precision": "bfloat16"}}
+    record = failed_layer_record(timed, options(tmp_path), "it broke")
+    assert record.provenance.precision == "bfloat16"
+    exact = failed_layer_record(a_cell("span").document(), options(tmp_path), "it broke")
+    assert (exact.provenance.precision, exact.provenance.device_class) == ("float32", "cpu")
