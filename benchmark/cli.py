@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import json
 import logging
 import os
@@ -89,6 +90,23 @@ def show(text: str) -> None:
     """A result."""
     sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
     sys.stdout.flush()
+
+
+def of_many_records(command: Callable[P, int]) -> Callable[P, int]:
+    """A command whose objects stay, a hundred thousand records among them: Python's collector, which would go
+    through them again and again, looks seldom.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        before = gc.get_threshold()
+        gc.set_threshold(1_000_000, 10, 10)
+        try:
+            return command(*args, **kwargs)
+        finally:
+            gc.set_threshold(*before)
+
+    return run
 
 
 def ending(command: Callable[P, int]) -> Callable[P, None]:
@@ -185,6 +203,7 @@ Examples:
 
 
 @ending
+@of_many_records
 def run(
     what: Annotated[list[str], typer.Argument(metavar="WHAT...", help="A study, and field=value.")],
     results: Results = Path("results"),
@@ -543,6 +562,7 @@ Examples:
 
 @app.command(help=_REPORT_HELP)
 @ending
+@of_many_records
 def report(
     studies: Annotated[
         list[str], typer.Argument(metavar="STUDY...", help="Studies' names in the results, or their folders.")
@@ -838,6 +858,7 @@ Examples:
 
 @app.command(help=_DIFF_HELP)
 @ending
+@of_many_records
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help="A study or a record.")],
     second: Annotated[str, typer.Argument(metavar="B", help="What to hold against it.")],
@@ -970,6 +991,7 @@ Examples:
 
 @app.command("list", help=_LIST_HELP)
 @ending
+@of_many_records
 def list_(
     kind: Annotated[Kind | None, typer.Argument(help="Only these.")] = None,
     results: Results = Path("results"),

@@ -380,15 +380,14 @@ class StudyFolder:
     def texts(self) -> Path:
         return self.path / "texts"
 
-    def holds(self, run_id: str, experiment: str) -> bool:
-        """Whether the run's `config.yaml` is there and ends with its experiment, given as YAML: a fast look
-        at very many, where `RunFolder.open` says what is wrong.
-        """
+    def has_older_config(self, run_id: str) -> bool:
+        """Whether a run's `config.yaml` is there and was last written before the record that was read."""
+        known = self._known.get(run_id)
         try:
-            with open(f"{self._runs}{os.sep}{run_id}{os.sep}{CONFIG}", "rb", buffering=0) as file:
-                return file.readall().endswith(f"\n{experiment}".encode())
+            written = os.stat(f"{self._runs}{os.sep}{run_id}{os.sep}{CONFIG}").st_mtime_ns
         except OSError:
             return False
+        return known is not None and written <= known[0][2]
 
     def run(self, run_id: str) -> RunFolder:
         """The folder of a run; it need not exist.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class FrozenCell(Cell):
     held: float | None = None
     """As in `Resolved`; None without a match and for the reference itself."""
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         return self.experiment.run_id()
 
@@ -599,15 +600,16 @@ def remaining(
     """
     missing = []
     for cell in cells:
-        if not folder.holds(cell.run_id, cell.experiment.yaml()):
-            run = folder.run(cell.run_id)
-            if run.config_path.exists():
-                cell.open(run)
         try:
             record = folder.result(cell.run_id)
         except UntouchableRecord as error:
             left_out(error)
             continue
+        # A record has the experiment too: of a finished run its config.yaml is read if it was touched since.
+        if record is None or not folder.has_older_config(cell.run_id):
+            run = folder.run(cell.run_id)
+            if run.config_path.exists():
+                cell.open(run)
         if record is None:
             missing.append(cell)
         elif record.kind == "train" and not cell.experiment.is_document(record.experiment):

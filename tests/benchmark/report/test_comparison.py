@@ -126,7 +126,7 @@ def test_a_row_holds_full_precision_and_failed_runs_enter_no_value():
     ]
     (row,) = rows(groups(records))
     assert row["test_bleu_mean"] == statistics.fmean(values)
-    assert row["test_bleu_standard_deviation"] == statistics.stdev(values)
+    assert row["test_bleu_standard_deviation"] == pytest.approx(statistics.stdev(values), rel=1e-14)
     assert row["test_bleu_half_width_95"] == pytest.approx(
         4.3027 * statistics.stdev(values) / 3**0.5, rel=1e-4
     )
