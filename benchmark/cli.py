@@ -93,18 +93,17 @@ def show(text: str) -> None:
 
 
 def of_many_records(command: Callable[P, int]) -> Callable[P, int]:
-    """A command whose objects stay, a hundred thousand records among them: Python's collector, which would go
-    through them again and again, looks seldom.
+    """A command whose objects stay, a hundred thousand records among them: Python's collector would go
+    through them again and again. `StudyRun` lets it work again where cells are to run, which may take days.
     """
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
-        before = gc.get_threshold()
-        gc.set_threshold(1_000_000, 10, 10)
+        gc.disable()
         try:
             return command(*args, **kwargs)
         finally:
-            gc.set_threshold(*before)
+            gc.enable()
 
     return run
 

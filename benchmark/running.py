@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -141,6 +142,7 @@ class StudyRun:
         self._say(_plan(self._folder, outcome.made, len(cells), len(todo)))
         if not todo:
             return
+        gc.enable()  # the command has stopped it, for what it reads at once
         engine: Engine = LocalEngine(self._supervisor, self._folder, self.options)
         lines, leased = _Lines(todo, self._say, len(slots(self.options))), []
         for finished in engine.run(todo, lines.started):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -165,9 +165,14 @@ def asked_hash(cell: Cell, reference: Cell | None = None) -> str:
         fields.append(f'"match":[{canonical_json(cell.match)},{leader}]')
     if cell.trial is not None:
         fields.append(f'"trial":{cell.trial}')
-    versions = [experiment.model.version, experiment.task.version, HARNESS_VERSION]
-    fields.append(f'"versions":{canonical_json(versions)}')
+    fields.append(f'"versions":{_versions(experiment.model.version, experiment.task.version)}')
     return hashlib.sha256(f"{{{','.join(fields)}}}".encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _versions(model: int, task: int) -> str:
+    """As canonical JSON."""
+    return canonical_json([model, task, HARNESS_VERSION])
 
 
 @uncollected()
