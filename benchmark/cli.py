@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import gc
 import json
 import logging
 import os
@@ -99,11 +98,10 @@ def of_many_records(command: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
-        gc.disable()
-        try:
+        from benchmark.store import uncollected
+
+        with uncollected():
             return command(*args, **kwargs)
-        finally:
-            gc.enable()
 
     return run
 
