@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from benchmark.measure.significance import summarise
 from benchmark.measure.timing import LEAST_STEADY, Interval, median, ratio, steady_from
 from benchmark.record import LayerKind, LayerRecord, Row, TrainRecord
+from benchmark.report.rounding import with_half_width
 from benchmark.report.study_results import StudyResults
 from benchmark.why.cells import VARIANTS
 
@@ -321,3 +322,22 @@ def two_terms(points: Mapping[tuple[float, float], float]) -> tuple[float, float
     columns = np.stack((n**2 * d, n * d**2), 1) / values[:, None]
     solution = np.linalg.lstsq(columns, np.ones(len(values)), rcond=None)[0]
     return float(solution[0]), float(solution[1]), float(np.abs(columns @ solution - 1).max())
+
+
+def points_of(facts: Facts, subject: str, quantity: str) -> dict[tuple[float, float], float]:
+    return {
+        (number(row, "n"), number(row, "d")): row.value for row in facts.rows("complexity", subject, quantity)
+    }
+
+
+def widest_of(facts: Facts, subject: str) -> float:
+    return max(number(row, "d") for row in facts.rows("complexity", subject, "operations"))
+
+
+def longest_of(facts: Facts, subject: str) -> float:
+    return max(number(row, "n") for row in facts.rows("complexity", subject, "operations"))
+
+
+def interval_text(value: Interval) -> str:
+    half = (value.high - value.low) / 2
+    return with_half_width(value.value, half)

@@ -18,6 +18,7 @@ from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding
 from benchmark.why.table import further_tables, table_1
 
 TITLE = "Why self-attention, measured"
+STRUCTURAL = "follow from how layers are built, and are checked"
 
 
 def first_paragraph(scale: str | None = None) -> str:
@@ -26,7 +27,8 @@ def first_paragraph(scale: str | None = None) -> str:
     return (
         f'Section 4 of "Attention Is All You Need" (Vaswani et al. 2017), from {measurements}. A verdict '
         "follows from the records by a test in the code; where something was not measured, or its "
-        "interval leaves it open, it is not decidable here."
+        "interval leaves it open, it is not decidable here. Claims that follow from how layers are built are "
+        "checked, and counted apart from those that a measurement could turn."
     )
 
 
@@ -43,6 +45,7 @@ def claim_rows(facts: Facts) -> list[dict[str, Any]]:
             "sentence": claim.sentence,
             "prediction": claim.prediction,
             "test": claim.test,
+            "follows_from_structure": claim.is_structural,
             "verdict": finding.verdict,
             "effect": finding.effect,
             "conditions": list(finding.conditions),
@@ -85,9 +88,14 @@ def _wrapped(text: str, width: int, indent: int) -> str:
 
 
 def count_of(ledger: Sequence[tuple[Claim, Finding]]) -> str:
-    """How many claims have which verdict, in words."""
-    verdicts = Counter(finding.verdict for _, finding in ledger)
-    return ", ".join(f"{verdicts[word]} {word}" for word in (SUPPORTED, CONTRADICTED, UNDECIDED))
+    """How many claims have which verdict, in words; those that follow from how layers are built apart."""
+    parts = []
+    for is_structural, what in ((True, STRUCTURAL), (False, "are decided by measurements")):
+        verdicts = Counter(one.verdict for claim, one in ledger if claim.is_structural == is_structural)
+        words = (SUPPORTED, CONTRADICTED, UNDECIDED)
+        shown = ", ".join(f"{verdicts[word]} {word}" for word in words if verdicts[word])
+        parts.append(f"{verdicts.total()} {what}: {shown}")
+    return "; ".join(parts)
 
 
 def write_page(facts: Facts, folder: Path, scale: str) -> Path:
@@ -148,10 +156,8 @@ def _details(claim: Claim, finding: Finding) -> list[str]:
         "",
         for_markdown(claim.sentence),
         "",
-        f"- predicted: {for_markdown(claim.prediction)}",
-        f"- test: {for_markdown(claim.test)}",
         f"- measured: {for_markdown(finding.effect)}",
-        *(f"- {for_markdown(one)}" for one in finding.conditions),
+        *(f"- {for_markdown(one)}" for one in claim.notes(finding)),
         *([f"- from the records of {', '.join(finding.runs)}"] if finding.runs else []),
         "",
     ]

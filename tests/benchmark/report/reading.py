@@ -4,8 +4,10 @@ What tests expect of a page is computed from the files' JSON by formulas of thei
 digits is that of `rounding.py`.
 """
 
+import html
 import json
 import math
+import re
 import statistics
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -106,6 +108,30 @@ def points_of(chart):
 
 def read_page(study):
     return Reader((RESULTS / study / "report" / "index.html").read_text())
+
+
+@dataclass
+class ReadClaim:
+    verdict: str
+    effect: str
+    conditions: list[str]
+    """All that is said beneath it, prediction and test too."""
+
+
+def read_claims(study):
+    """Of a page of `why`, by number."""
+    page = (RESULTS / study / "report" / "index.html").read_text()
+    found = {}
+    for number, article in re.findall(
+        r'<article class="claim"[^>]* id="([^"]*)">(.*?)</article>', page, re.DOTALL
+    ):
+        ((verdict, effect),) = re.findall(r'<span class="verdict">(.*?)</span>: (.*?)</p>', article)
+        items = re.findall(r"<li>(.*?)</li>", article)
+        verdict, effect, *notes = (
+            html.unescape(re.sub("<[^>]*>", "", one)) for one in (verdict, effect, *items)
+        )
+        found[number] = ReadClaim(verdict, effect, notes)
+    return found
 
 
 def read_records(study):

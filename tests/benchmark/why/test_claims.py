@@ -21,6 +21,7 @@ from benchmark.why.cells import (
 from benchmark.why.claims import CLAIMS
 from benchmark.why.facts import Facts, Missing, crossover, exponent, time_exponent, two_terms, unsettled
 from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED
+from benchmark.why.page import count_of, findings
 from tests.benchmark.why.synthetic import HOLDS, law_rows, records, row, time_rows
 
 BY_NUMBER = {claim.number: claim for claim in CLAIMS}
@@ -217,6 +218,83 @@ def test_each_law_of_decay_is_told_in_its_own_unit_at_all_lengths():
         "decay at 1 of 3 lengths and positions (n = 256 at 255), -0.0010 ± 0.0020 ln per position"
     )
     assert "convs2s: power decay (n = 64 at 63), -0.50 ± 0.10 ln per ln distance" in found.conditions
+
+
+def test_seeds_of_a_trained_model_are_told_together():
+    flat, other = ("none", -0.001, 0.002), ("none", 0.003, 0.001)
+    found = finding(
+        "I.2",
+        [
+            signal(RECURRENT, ("exponential", -0.2, 0.01)),
+            signal("lstm on recall, seed 0", flat),
+            signal("lstm on recall, seed 1", other),
+            signal("lstm on agreement, seed 0", other),
+        ],
+    )
+    assert found.conditions[:2] == (
+        "lstm on recall: no decay with 2 of 2 seeds (n = 64 at 63), -0.0010 ± 0.0020 to 0.0030 ± 0.0010 ln "
+        "per position",
+        "lstm on agreement: no decay (n = 64 at 63), 0.0030 ± 0.0010 ln per position",
+    )
+
+
+def test_attention_that_becomes_slower_below_the_width_is_not_called_faster():
+    """Where no length between the last faster one and the width was timed."""
+    found = finding("S4.6", records(seconds={ATTENTION: lambda n, d: 1e-9 * 7.5 * n * n * d}))
+    assert found.verdict == UNDECIDED
+    assert "faster at 5 of 5 points with n < d (up to n = 0.5 d), slower at 0" in found.effect
+    assert "; not decided: from where on it is slower may lie below d, between lengths: 51 " in found.effect
+
+
+def test_no_length_is_long_where_time_does_not_grow():
+    launches = {ATTENTION: lambda n, d: 1e-3, TIMED_RESTRICTED: lambda n, d: 2e-3}
+    found = finding("S4.8", records(seconds=launches))
+    assert found.verdict == UNDECIDED
+    assert "no length is long where operations do not take the time" in found.effect
+
+
+def test_what_else_tells_layers_apart_is_said():
+    assert finding("S4.1", records()).conditions[:-1] == (
+        "sequential operations and longest path alone tell these layers apart, too",
+        "contiguous convolution, k = 3 grows as restricted self-attention, r = 8 does in all three",
+        "separable convolution, k = 3 grows as restricted self-attention, r = 8 does in all three",
+    )
+
+
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_convolutions_that_are_centred(power):
+    """What the claims say of them, by taps that are followed one by one."""
+    n, k = 3**power, 3
+    offsets = {"centred": (-1, 0, 1), "causal": (-2, -1, 0)}
+
+    def connects(side, dilations):
+        reached = {n - 1, 0} if side == "centred" else {n - 1}
+        found = []
+        for start in reached:
+            seen = {start}
+            for dilation in dilations:
+                seen = {at + tap * dilation for at in seen for tap in offsets[side]} & set(range(n))
+            found.append(n - 1 - start in seen)
+        return all(found)
+
+    dilated = [k**layer for layer in range(power)]
+    assert connects("causal", dilated[::-1]) and connects("causal", dilated)
+    for more in range(4):
+        longer = [k**layer for layer in range(power + more)]
+        assert not connects("centred", longer) and not connects("centred", longer[::-1])
+    for side, layers in (("causal", math.ceil((n - 1) / (k - 1))), ("centred", n - 1)):
+        assert connects(side, [1] * layers) and not connects(side, [1] * (layers - 1))
+
+
+def test_claims_that_follow_from_how_layers_are_built_are_counted_apart():
+    ledger = findings(Facts(records()))
+    assert count_of(ledger) == (
+        "12 follow from how layers are built, and are checked: 12 supported; 8 are decided by measurements: "
+        "4 supported, 4 not decidable here"
+    )
+    for claim, found in ledger:
+        checked = "it follows from how layers are built: measuring checks it" in claim.notes(found)
+        assert checked == (claim.number not in (*NEEDS_TRAINING, "S4.6", "S4.7", "S4.8", "I.2"))
 
 
 def test_claims_of_cost_say_what_the_measure_of_the_other_gives():

@@ -185,6 +185,20 @@ def test_training_speed(ratio: float, noise: float, verdict: str) -> None:
     assert f"{ratio:.3f} ({0.98 * ratio:.3f} to {1.02 * ratio:.3f}) times" in found.effect
 
 
+def test_speeds_of_plain_forms_follow_from_the_ratios() -> None:
+    record = speeds(1.5).speed_records[0]
+    ratio = record.rows[0].model_copy(update={"conditions": {"baseline": "plain form"}})
+    plain = [
+        ratio.model_copy(update={"model": model, "value": value})
+        for model, value in (("transformer", 1.2), ("convs2s", 2.0))
+    ]
+    rows = [*(row for row in record.rows if row.conditions["baseline"] != "plain form"), *plain]
+    study = StudyResults(name="speed", speed_records=(record.model_copy(update={"rows": rows}),))
+    assert finding("C.2", Facts([], [], [study])).conditions[1:] == (
+        "of the forms of PyTorch's own modules, from the same ratios: speed: convs2s 0.900 times",
+    )
+
+
 @pytest.mark.parametrize(
     ("records", "verdict"),
     [
@@ -203,12 +217,13 @@ def test_a_record_of_speeds_has_one_say(records: list[StudyResults], verdict: st
     assert found.verdict == verdict, found.effect
 
 
-def translation(seeds: int = 7, match: str = "seconds", **bleu: float) -> StudyResults:
+def translation(seeds: int = 7, match: str = "seconds", slower: float = 1.0, **bleu: float) -> StudyResults:
+    """`slower`: how many times as long the LSTM took."""
     records = [
         train_record(
             f"{model} {seed}", f"{model}-small", seed=seed,
             scores=scores({("test_2016_flickr", "bleu"): value + 0.05 * seed}),
-            operations_per_step=2e9,
+            operations_per_step=2e9, train_seconds=100.0 * (slower if model == "lstm" else 1.0),
         )
         for model, value in bleu.items()
         for seed in range(seeds)
@@ -231,13 +246,24 @@ def translation(seeds: int = 7, match: str = "seconds", **bleu: float) -> StudyR
             UNDECIDED,
         ),
         ([translation(3, transformer=36, convs2s=34, lstm=33)], UNDECIDED),
-        ([translation(7, "parameters", transformer=36, convs2s=34, lstm=33)], UNDECIDED),
+        ([translation(7, "parameters", transformer=36, convs2s=34, lstm=33)], SUPPORTED),
+        ([translation(7, "parameters", 1.2, transformer=36, convs2s=34, lstm=33)], UNDECIDED),
     ],
-    ids=["best", "level", "beaten", "one of each", "few seeds", "other costs"],
+    ids=["best", "level", "beaten", "one of each", "few seeds", "equal seconds as run", "other costs"],
 )
 def test_translation(studies: list[StudyResults], verdict: str) -> None:
     found = finding("C.1", Facts([], [], studies))
     assert found.verdict == verdict, found.effect
+
+
+def test_what_was_learned_at_other_seconds_is_among_the_conditions() -> None:
+    found = finding("C.1", Facts([], [], [translation(slower=1.2, transformer=36, convs2s=34, lstm=33)]))
+    assert found.effect.startswith("no study of translation lies beside this one whose models took equal")
+    (condition,) = found.conditions
+    assert condition.startswith(
+        "at other seconds of training (convs2s-small 100, lstm-small 120, transformer-small 100 on A "
+        "Processor @ 2.00GHz): multi30k-en-de, equal seconds, test_2016_flickr BLEU: convs2s-small 34.15 "
+    )
 
 
 def test_the_cost_of_training_is_counted_and_also_computed_as_in_the_paper() -> None:
