@@ -167,12 +167,14 @@ def test_depth_of_models(why):
         rows = measured(records, "span")[model]
         both = series(rows, "kernel_depth", **{"pass": "teacher forcing, forward and backward"})
         assert f"{model} {'/'.join(map(count, both.values()))}" in claims["I.5"].effect
+        assert f"forward and backward, n = {'/'.join(map(str, both))}: " in claims["I.5"].effect
 
 
 def test_cost_of_convolutions(why):
     claims, records = why
     counted = measured(records, "complexity")
     found: dict[str, list[str]] = {"mixing_operations": [], "operations": []}
+    ratios: dict[int, float] = {}
     gateless: dict[str, list[str]] = {quantity: [] for quantity in found}
     for kernel in (3, 5, 9):
         for quantity, shown in found.items():
@@ -182,7 +184,9 @@ def test_cost_of_convolutions(why):
             (ratio,) = {one[point] / other[point] for point in one}
             shown.append(f"k = {kernel}: {without_spread(ratio)}")
             gateless[quantity].append(without_spread(4 * ratio))
+            ratios[kernel] = ratio
     assert claims["S4.10"].effect.endswith(": " + ", ".join(found["mixing_operations"]))
+    assert any(one.endswith(f"grows with k^{slope(ratios):.2f}") for one in claims["S4.10"].conditions)
     mixing, whole = (", ".join(one) for one in gateless.values())
     assert any(
         f"the ratio is {mixing} for k = 3, 5, 9," in one and one.endswith(f"two matrices, {whole}")

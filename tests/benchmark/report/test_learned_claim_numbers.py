@@ -18,6 +18,7 @@ from tests.benchmark.report.reading import (
     section,
 )
 from tests.benchmark.report.test_chart_numbers import WHY, measured
+from tests.benchmark.report.test_why_page_numbers import TRANSLATED
 
 TASKS = ("recall", "agreement")
 
@@ -250,25 +251,42 @@ def test_decay_of_gradients(study):
 
 
 def test_quality_and_cost_of_translation(claims):
-    """BLEU over all devices; seconds of the one on which all models were trained. A study whose models took
-    other seconds is among the conditions.
+    """BLEU over all devices; seconds of those on which all models were trained. What was trained for other
+    seconds is among the conditions.
     """
     said = claims["C.1"].effect + "; ".join(claims["C.1"].conditions)
-    for study, at_equal in (("multi30k-en-de", ""), ("grammar-translation", "equal seconds")):
+    seen = 0
+    for study in TRANSLATED:
         page, found = read_page(study), read_records(study)
-        tables = [one for one in section(page, "comparison") if one.title.endswith(at_equal)]
-        by_model: dict[str, list[Any]] = {}
-        for table in tables:
+        by_match: dict[str, dict[str, list[Any]]] = {}
+        for table in section(page, "comparison"):
+            by_model = by_match.setdefault(table.title.partition(", equal ")[2], {})
             for row, ids in zip(table.rows, table.runs, strict=True):
                 by_model.setdefault(row["model"], []).extend(found[run_id] for run_id in ids)
-        assert len(by_model) == 3
-        for model, mine in by_model.items():
-            bleu = mean_of([score(one, first_test_split(one), "bleu") for one in mine])
-            assert f"{model} {bleu}" in said
-        (whole,) = (table for table in tables if len(table.rows) == 3)
-        for row, ids in zip(whole.rows, whole.runs, strict=True):
-            seconds = statistics.median(found[run_id]["train_seconds"] for run_id in ids)
-            assert f"{row['model']} {without_spread(seconds)}" in said
+        for match, models in by_match.items():
+            every = [one for mine in models.values() for one in mine]
+            split = first_test_split(every[0])
+            means = ", ".join(
+                f"{model} {mean_of([score(one, split, 'bleu') for one in mine])}"
+                for model, mine in models.items()
+            )
+            name = f"{study}, equal {match}" if match else study
+            assert f"{name}, {split} BLEU: {means}: " in said
+            for device in {one["provenance"]["device"] for one in every}:
+                seconds = {
+                    model: [one["train_seconds"] for one in mine if one["provenance"]["device"] == device]
+                    for model, mine in models.items()
+                }
+                if all(seconds.values()):
+                    shown = [
+                        f"{model} {without_spread(statistics.median(one))}" for model, one in seconds.items()
+                    ]
+                    assert f"{', '.join(shown)} on {device}" in said
+            seen += 1
+    assert seen == 5
+    trained = [one for one in read_records("grammar-translation").values() if one["kind"] == "train"]
+    most = max(one["body_parameters"] for one in trained) / 1e6
+    assert f"models of up to {most:.1f} million parameters" in said
 
 
 def test_speed_of_training(claims):

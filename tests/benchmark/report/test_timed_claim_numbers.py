@@ -173,11 +173,15 @@ def test_attention_against_recurrence_where_n_is_below_d(why):
 
 
 def test_restricted_attention_at_the_longest(why):
-    claims, times, _ = why
+    claims, times, records = why
     width = widths(times)[-1]
     longest = lengths(times, ATTENTION, True, width)[-1]
     text = with_half(*ratio(times, ATTENTION, RESTRICTED, True, width, longest))
     said, _, reason = claims["S4.8"].effect.partition("; not decided: ")
+    at = next(one["provenance"] for one in records.values() if one["kind"] == "time")
+    threads = f", {at['threads']} threads" if at["device_memory_bytes"] is None else ""
+    where = f"on {at['device']}{threads}, {at['precision']}"
+    assert claims["S4.6"].effect.startswith(f"{where}: ") and f"; {where}, at n = " in said
     assert said.endswith(
         f"at n = {longest:,}, d = {width:,} full attention takes {text} times as long as r = 32"
     )
