@@ -1,3 +1,3 @@
-from benchmark.cli import main
+from benchmark.cli import run_and_end
 
-main()
+run_and_end()

@@ -8,6 +8,7 @@ another worker; 130 interrupted; 143 terminated.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -1100,6 +1101,32 @@ def resolve(options: Annotated[str, typer.Option()]) -> int:
         resolved = resolve_child(documents, options_from_json(options))
     show(json.dumps(resolved))
     return 0
+
+
+def run_and_end() -> None:
+    """`main` in a process of its own, which then ends at once: to take a hundred thousand records apart, and
+    torch, takes seconds.
+    """
+    codes: list[int] = []
+    atexit.register(_end_at_once, codes)  # before all others, so that it comes after them
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            codes.append(ended.code)
+        raise
+
+
+def _end_at_once(codes: Sequence[int]) -> None:
+    if not codes:
+        return
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        return  # Python tells of it
+    logging.shutdown()
+    os._exit(codes[0])
 
 
 def main() -> None:

@@ -67,6 +67,42 @@ assert not heavy, heavy
 """
 
 
+ENDING = """
+import atexit, sys
+from benchmark import cli
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+kept = Kept()
+
+def main():
+    atexit.register(print, "handled")
+    print("said")
+    {ends}
+
+cli.main = main
+cli.run_and_end()
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "code", "output"),
+    [
+        ("sys.exit(3)", 3, ["said", "handled"]),
+        ("sys.exit('in words')", 1, ["said", "handled", "taken apart"]),
+        ("raise OSError", 1, ["said", "handled", "taken apart"]),
+    ],
+)
+def test_a_process_ends_with_its_code_and_all_it_said(ends, code, output):
+    """Through a pipe, which Python keeps until it is full; what others left to do at the end is done."""
+    ended = subprocess.run(
+        [sys.executable, "-c", ENDING.format(ends=ends)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout.splitlines()) == (code, output)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], *([command, "--help"] for command in COMMANDS), ["list"], ["list", "models", "--json"]],
