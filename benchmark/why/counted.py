@@ -46,6 +46,7 @@ from benchmark.why.finding import (
     Word,
     because,
     by_exponents,
+    each,
     neither_near_nor_far,
 )
 from benchmark.why.timed import (
@@ -80,9 +81,7 @@ def desiderata(facts: Facts) -> Finding:
     alike = [
         f"{one} and {other}" for one, other in itertools.combinations(found, 2) if _alike(found, one, other)
     ]
-    shown = "; ".join(
-        f"{name} {cost:.2f}, {depth:.2f}, {path:.2f}" for name, (cost, depth, path) in found.items()
-    )
+    shown = each({name: ", ".join(f"{one:.2f}" for one in three) for name, three in found.items()})
     return Finding(
         verdict=CONTRADICTED if alike else SUPPORTED,
         effect=f"exponents in n of mixing operations, sequential operations and longest path: {shown}"
@@ -180,8 +179,8 @@ def complexity(facts: Facts) -> Finding:
         f"{_equal_mixing(facts):.2f} d"
     )
     conditions += time_conditions(facts, full=True)
-    shown = ", ".join(
-        f"{subject} n^{found[f'{subject}: n']:.2f} d^{found[f'{subject}: d']:.2f}" for subject in LAWS
+    shown = each(
+        {one: f"n^{found[f'{one}: n']:.2f} d^{found[f'{one}: d']:.2f}" for one in LAWS},
     )
     verdict = by_exponents(found, predicted)
     return Finding(
@@ -218,11 +217,11 @@ def sequential(facts: Facts) -> Finding:
     ideal = {name: facts.series("span", name, "ideal_depth", **FORWARD) for name in predicted}
     conditions = [
         f"with ideally many processors, at n = {longest:,.0f}: "
-        + ", ".join(f"{name} {count(one[longest])}" for name, one in ideal.items())
+        + each({name: count(one[longest]) for name, one in ideal.items()})
         + "; self-attention then grows with log n, the depth of its softmax and of its sum over n; linear "
         "recurrences, unlike an LSTM, can be computed in log n steps as well",
     ]
-    generation = []
+    generation: dict[str, str] = {}
     for model in MODELS:
         try:
             depths = facts.series("span", model, "kernel_depth", **{"pass": "generation"})
@@ -230,17 +229,14 @@ def sequential(facts: Facts) -> Finding:
             continue
         steps = list(depths.values())
         words = list(depths)
-        generation.append(f"{model} {(steps[-1] - steps[0]) / (words[-1] - words[0]):.0f}")
+        generation[model] = f"{(steps[-1] - steps[0]) / (words[-1] - words[0]):.0f}"
     conditions += _of_connecting_stacks(facts)
     conditions += time_conditions(facts, full=False)
     if generation:
         conditions.append(
-            f"generation is sequential in all three, operations for each word: {', '.join(generation)}"
+            f"generation is sequential in all three, operations for each word: {each(generation)}"
         )
-    shown = ", ".join(
-        f"{name} {count(next(iter(one.values())))} to {count(list(one.values())[-1])}"
-        for name, one in series.items()
-    )
+    shown = each({name: _from_to(list(one.values())) for name, one in series.items()})
     verdict, reason = by_exponents(found, predicted), neither_near_nor_far(found, predicted)
     # a constant is one number, not a small exponent
     changing = [
@@ -250,9 +246,8 @@ def sequential(facts: Facts) -> Finding:
         verdict, reason = UNDECIDED, f"not the same at every length: {', '.join(changing)}"
     return Finding(
         verdict=verdict,
-        effect=f"kernel depth from n = {min(series[ATTENTION]):,.0f} to {longest:,.0f}: {shown} (exponents "
+        effect=f"kernel depth from n = {min(series[ATTENTION]):,.0f} to {longest:,.0f}: {shown}; exponents "
         + ", ".join(f"{found[name]:.2f}" for name in predicted)
-        + ")"
         + because(verdict, reason),
         conditions=tuple(conditions),
     )
@@ -278,9 +273,7 @@ def paths(facts: Facts) -> Finding:
             leaking += [name] if _leaks(facts, name) else []
         except Missing:
             untold.append(name)
-    shown = ", ".join(
-        f"{name} {'/'.join(count(one) for one in each.values())}" for name, each in hops.items()
-    )
+    shown = each({name: "/".join(map(count, one.values())) for name, one in hops.items()})
     conditions = [
         f"of r = {NEIGHBOURHOOD} neighbours half stand on each side: the path is 2 (n - 1) / r, twice what "
         "n / r says, of the same growth"
@@ -308,17 +301,22 @@ def paths(facts: Facts) -> Finding:
     )
 
 
+def _from_to(values: Sequence[float]) -> str:
+    first, last = count(values[0]), count(values[-1])
+    return first if len(set(values)) == 1 else f"{first} to {last}"
+
+
 def _leaks(facts: Facts, subject: str) -> bool:
     """Whether it connects positions that it must not connect."""
     return any(row.value for row in facts.rows("path", subject, "leaks"))
 
 
 def _models(facts: Facts) -> list[str]:
-    shown = []
+    shown = {}
     for model in MODELS:
         across = facts.series("path", model, "hops", part="source to target")
-        shown.append(f"{model} {count(list(across.values())[-1])}")
-    return [f"attention to the source makes every source word near to every target word: {', '.join(shown)}"]
+        shown[model] = count(list(across.values())[-1])
+    return [f"hops from a source word to a target word, by attention to the source: {each(shown)}"]
 
 
 def _log(n: float, base: int) -> int:
@@ -405,7 +403,8 @@ def _of_restricted(facts: Facts, neighbourhood: int, subject: str) -> float:
 
 def _of_connecting_stacks(facts: Facts) -> list[str]:
     """One layer is cheap or shallow; what connects all positions may take many."""
-    shown, costs = [], []
+    shown: dict[str, str] = {}
+    costs: dict[str, str] = {}
     for layer, stack in ((ATTENTION, ATTENTION), (RESTRICTED, RESTRICTED), (CONVOLUTION, DILATED)):
         try:
             depth = facts.series("span", layer, "kernel_depth", **FORWARD)
@@ -413,19 +412,18 @@ def _of_connecting_stacks(facts: Facts) -> list[str]:
         except Missing:
             continue
         longest = max(layers)
-        each = depth[max(depth)]
-        shown.append(f"{stack} {count(layers[longest])} x {count(each)} at n = {longest:,.0f}")
+        shown[stack] = f"{count(layers[longest])} x {count(depth[max(depth)])} at n = {longest:,.0f}"
         mixing = {
             d: cost for (n, d), cost in points_of(facts, layer, "mixing_operations").items() if n == longest
         }
         if mixing:
             width = max(mixing)
             cost = layers[longest] * mixing[width] / (longest * width)
-            costs.append(f"{stack} {without_spread(cost)} n d at n = {longest:,.0f}, d = {width:,.0f}")
+            costs[stack] = f"{without_spread(cost)} n d at n = {longest:,.0f}, d = {width:,.0f}"
     if not shown:
         return []
-    lines = [f"depth of the smallest stack that connects all positions, layers x depth: {', '.join(shown)}"]
-    return lines + ([f"mixing operations of that stack: {', '.join(costs)}"] if costs else [])
+    lines = [f"depth of the smallest stack that connects all positions, layers x depth: {each(shown)}"]
+    return lines + ([f"mixing operations of that stack: {each(costs)}"] if costs else [])
 
 
 # S4.9 to S4.12: convolutions
@@ -592,7 +590,7 @@ def parallel_training(facts: Facts) -> Finding:
         verdict=verdict,
         effect=f"kernel depth of a whole model under teacher forcing, forward and backward, n = "
         f"{'/'.join(f'{n:,.0f}' for n in lengths)}: "
-        + ", ".join(f"{name} {'/'.join(map(count, one.values()))}" for name, one in series.items())
+        + each({name: "/".join(map(count, one.values())) for name, one in series.items()})
         + because(verdict, "that of an LSTM grows by less than half"),
         conditions=("what follows for tokens per second depends on the device: claim C.2",),
     )

@@ -14,6 +14,11 @@ NEAR, FAR = 0.1, 0.3
 """An exponent this near to the predicted one agrees with it, and one this far contradicts it."""
 
 
+def each(found: Mapping[str, str]) -> str:
+    """What was found of each layer or model, whose names hold commas and numbers."""
+    return ", ".join(f"{name} ({text})" for name, text in found.items())
+
+
 def because(verdict: Word, reason: str) -> str:
     """What an effect ends with: why the verdict is left open, where it is."""
     return f"; not decided: {reason}" if verdict == UNDECIDED else ""

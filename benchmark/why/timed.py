@@ -29,7 +29,7 @@ from benchmark.why.facts import (
     times_of,
     unsettled,
 )
-from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, because
+from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, because, each
 
 
 def faster_when_short(facts: Facts) -> Finding:
@@ -84,18 +84,18 @@ def _of_several(ratio: Interval, rounds: int, ratios: int) -> Interval:
 def time_conditions(facts: Facts, *, full: bool) -> list[str]:
     """How time grows with n and d; nothing is decided by it."""
     try:
-        found = []
+        found = {}
         for subject in (ATTENTION, RECURRENT, CONVOLUTION, TIMED_RESTRICTED):
             rows = for_one_sequence(facts.seconds(subject, full=full, **BOTH))
             width = max(number(row, "d") for row in rows)
             longest = max(number(row, "n") for row in rows)
             in_n = time_exponent([row for row in rows if row.conditions["d"] == width])
             in_d = time_exponent([row for row in rows if row.conditions["n"] == longest], "d")
-            found.append(f"{subject} n^{interval_text(in_n)} d^{interval_text(in_d)}")
+            found[subject] = f"n^{interval_text(in_n)} d^{interval_text(in_d)}"
         batches = "full batches" if full else "one sequence at a time"
         return [
             f"time for each sequence, {batches}, at the largest three of n (d = {width:,.0f}) and of d (the "
-            f"longest n): {', '.join(found)}",
+            f"longest n): {each(found)}",
             *kernels(facts),
         ]
     except Missing as missing:

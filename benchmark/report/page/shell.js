@@ -25,6 +25,15 @@
     }
   }
 
+  // Links to a section leave room for the navigation, of one line or two.
+  addEventListener("DOMContentLoaded", () => {
+    const nav = document.querySelector("nav");
+    if (!nav) return;
+    const leaveRoom = () => { root.style.scrollPaddingTop = `${nav.offsetHeight + 8}px`; };
+    leaveRoom();
+    addEventListener("resize", leaveRoom);
+  });
+
   // Safari has no styles for the content of closed details: they are opened while the page prints.
   let opened = [];
   addEventListener("beforeprint", () => {

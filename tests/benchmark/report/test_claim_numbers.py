@@ -9,7 +9,7 @@ from scipy import stats
 from benchmark.report.rounding import count, without_spread
 from tests.benchmark.report.reading import read_claims, read_records
 from tests.benchmark.report.test_chart_numbers import WHY, measured
-from tests.benchmark.report.test_why_page_numbers import series, slope
+from tests.benchmark.report.test_why_page_numbers import ends, series, slope
 
 CONVOLUTION, DILATED = "convolution, k = 3", "dilated convolution, k = 3"
 LAYERS = ("self-attention", "recurrent", CONVOLUTION, "restricted self-attention, r = 8")
@@ -55,8 +55,8 @@ def test_growth_in_all_three(why):
         cost = at_largest(points(measured(records, "complexity")[layer], "mixing_operations"), 0)
         depth = forward(measured(records, "span")[layer], "kernel_depth")
         hops = series(measured(records, "path")[DILATED if layer == CONVOLUTION else layer], "hops")
-        shown.append(f"{layer} {slope(cost):.2f}, {slope(depth) + 0:.2f}, {slope(hops) + 0:.2f}")
-    assert claims["S4.1"].effect.partition(": ")[2] == "; ".join(shown).replace("-0.00", "0.00")
+        shown.append(f"{layer} ({slope(cost):.2f}, {slope(depth) + 0:.2f}, {slope(hops) + 0:.2f})")
+    assert claims["S4.1"].effect.partition(": ")[2] == ", ".join(shown).replace("-0.00", "0.00")
 
 
 def test_growth_of_operations(why):
@@ -65,7 +65,7 @@ def test_growth_of_operations(why):
     grown = []
     for layer in LAYERS:
         mixing, every = (points(counted[layer], name) for name in ("mixing_operations", "operations"))
-        grown.append(f"{layer} n^{slope(at_largest(mixing, 0)):.2f} d^{slope(at_largest(mixing, 1)):.2f}")
+        grown.append(f"{layer} (n^{slope(at_largest(mixing, 0)):.2f} d^{slope(at_largest(mixing, 1)):.2f})")
         (n, d) = max(every)
         whole = f"with its projections {layer} grows with n^{slope(at_largest(every, 0)):.2f} up to n = {n:,}"
         assert f"{whole} at d = {d:,}" in claims["S4.2"].conditions
@@ -88,9 +88,9 @@ def test_depth_over_length(why):
     spans, paths = measured(records, "span"), measured(records, "path")
     depths = {layer: forward(spans[layer], "kernel_depth") for layer in LAYERS}
     for layer, depth in depths.items():
-        assert f"{layer} {count(depth[min(depth)])} to {count(depth[max(depth)])}" in claims["S4.3"].effect
+        assert f"{layer} ({ends(depth)})" in claims["S4.3"].effect
     exponents = ", ".join(f"{abs(slope(depth)):.2f}" for depth in depths.values())
-    assert claims["S4.3"].effect.endswith(f"(exponents {exponents})")
+    assert claims["S4.3"].effect.endswith(f"; exponents {exponents}")
     ideal = {layer: forward(spans[layer], "ideal_depth") for layer in LAYERS}
     longest = max(depths["recurrent"])
     assert claims["I.1"].effect == (
@@ -100,12 +100,13 @@ def test_depth_over_length(why):
     )
     ideally, stacks, operations, *_, generation = claims["S4.3"].conditions[3:-1]
     assert (
-        f"at n = {longest}: " + ", ".join(f"{one} {count(ideal[one][longest])}" for one in LAYERS) in ideally
+        f"at n = {longest}: " + ", ".join(f"{one} ({count(ideal[one][longest])})" for one in LAYERS)
+        in ideally
     )
     layers = {name: series(paths[name], "layers") for name in (LAYERS[0], LAYERS[3], DILATED)}
     assert stacks.partition(": ")[2] == ", ".join(
-        f"{name} {count(found[max(found)])} x "
-        f"{count(depths[CONVOLUTION if name == DILATED else name][longest])} at n = {max(found)}"
+        f"{name} ({count(found[max(found)])} x "
+        f"{count(depths[CONVOLUTION if name == DILATED else name][longest])} at n = {max(found)})"
         for name, found in layers.items()
     )
     costs = []
@@ -115,7 +116,7 @@ def test_depth_over_length(why):
         if of_longest:
             width = max(of_longest)
             cost = without_spread(found[max(found)] * of_longest[width] / width / max(found))
-            costs.append(f"{name} {cost} n d at n = {max(found)}, d = {width}")
+            costs.append(f"{name} ({cost} n d at n = {max(found)}, d = {width})")
     assert operations == f"mixing operations of that stack: {', '.join(costs)}"
     assert stacks in claims["S4.8"].conditions and operations in claims["S4.8"].conditions
     words = {name: series(spans[name], "kernel_depth", **{"pass": "generation"}) for name in MODELS}
@@ -123,7 +124,7 @@ def test_depth_over_length(why):
         name: (found[max(found)] - found[min(found)]) / (max(found) - min(found))
         for name, found in words.items()
     }
-    assert generation.partition(": ")[2] == ", ".join(f"{name} {one:.0f}" for name, one in each.items())
+    assert generation.partition(": ")[2] == ", ".join(f"{name} ({one:.0f})" for name, one in each.items())
 
 
 def test_paths_over_length(why):
@@ -131,13 +132,13 @@ def test_paths_over_length(why):
     paths = measured(records, "path")
     for layer in ("self-attention", "recurrent", "restricted self-attention, r = 8", DILATED):
         hops = series(paths[layer], "hops")
-        assert f"{layer} {'/'.join(map(count, hops.values()))}" in claims["S4.4"].effect
+        assert f"{layer} ({'/'.join(map(count, hops.values()))})" in claims["S4.4"].effect
     contiguous = series(paths[CONVOLUTION], "hops")
     (line,) = (one for one in claims["S4.4"].conditions if one.startswith("contiguous"))
     assert f"need {'/'.join(map(count, contiguous.values()))} hops" in line
     across = {model: series(paths[model], "hops", part="source to target") for model in MODELS}
-    near = ", ".join(f"{model} {count(found[max(found)])}" for model, found in across.items())
-    assert any(one.endswith(f"every target word: {near}") for one in claims["S4.4"].conditions)
+    near = ", ".join(f"{model} ({count(found[max(found)])})" for model, found in across.items())
+    assert any(one.endswith(f"attention to the source: {near}") for one in claims["S4.4"].conditions)
     attention = {name: series(paths["self-attention"], name) for name in ("layers", "hops")}
     assert claims["I.4"].effect == (
         f"layers that connect all positions: at most {count(max(attention['layers'].values()))}; hops: at "
@@ -166,7 +167,7 @@ def test_depth_of_models(why):
     for model in ("transformer", "lstm"):
         rows = measured(records, "span")[model]
         both = series(rows, "kernel_depth", **{"pass": "teacher forcing, forward and backward"})
-        assert f"{model} {'/'.join(map(count, both.values()))}" in claims["I.5"].effect
+        assert f"{model} ({'/'.join(map(count, both.values()))})" in claims["I.5"].effect
         assert f"forward and backward, n = {'/'.join(map(str, both))}: " in claims["I.5"].effect
 
 

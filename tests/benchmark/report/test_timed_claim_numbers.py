@@ -73,7 +73,7 @@ def growth(times, layer, full):
         x = [n if name == "n" else d for d, n in chosen]
         slopes = [float(slope(dict(zip(x, of_round, strict=True)))) for of_round in zip(*each, strict=True)]
         shown.append(f"{name}^{with_half_width(statistics.fmean(slopes), half_width(slopes))}")
-    return f"{layer} {' '.join(shown)}"
+    return f"{layer} ({' '.join(shown)})"
 
 
 @pytest.mark.parametrize(("claim", "full"), [("S4.2", True), ("S4.3", False)])
@@ -185,7 +185,7 @@ def test_restricted_attention_at_the_longest(why):
     assert said.endswith(
         f"at n = {longest:,}, d = {width:,} full attention takes {text} times as long as r = 32"
     )
-    alone = growth(times, ATTENTION, False).split(" d^")[0].removeprefix(f"{ATTENTION} ")
+    alone = growth(times, ATTENTION, False).split(" d^")[0].removeprefix(f"{ATTENTION} (")
     assert not reason or f"grows with {alone} up to there" in reason
 
 

@@ -320,7 +320,7 @@ def test_the_order_of_records_changes_no_verdict():
 @pytest.mark.parametrize(
     ("number", "world", "verdict", "says"),
     [
-        ("S4.3", {"kernel_depth": {ATTENTION: lambda n: 60 + math.log2(n)}}, UNDECIDED, "self-attention 6"),
+        ("S4.3", {"kernel_depth": {ATTENTION: lambda n: 60 + math.log2(n)}}, UNDECIDED, "self-attention (6"),
         (
             "I.5",
             {"training_depth": {"transformer": lambda n: 50 if n == 8 else 10}},
