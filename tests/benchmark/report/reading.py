@@ -144,6 +144,11 @@ def section(page, name):
     return [table for key, table in page.tables.items() if str(key).startswith(f"{name}-")]
 
 
+def match_of(table):
+    """What a table of comparison holds equal; empty where it says of nothing."""
+    return table.title.partition(", equal ")[2].partition(" (")[0]
+
+
 def half_width(values):
     if len(values) == 1:
         return None

@@ -10,6 +10,7 @@ import pytest
 from benchmark.report.rounding import with_half_width, with_interval, without_spread
 from tests.benchmark.report.reading import (
     first_test_split,
+    match_of,
     mean_of,
     read_claims,
     read_page,
@@ -260,7 +261,7 @@ def test_quality_and_cost_of_translation(claims):
         page, found = read_page(study), read_records(study)
         by_match: dict[str, dict[str, list[Any]]] = {}
         for table in section(page, "comparison"):
-            by_model = by_match.setdefault(table.title.partition(", equal ")[2], {})
+            by_model = by_match.setdefault(match_of(table), {})
             for row, ids in zip(table.rows, table.runs, strict=True):
                 by_model.setdefault(row["model"], []).extend(found[run_id] for run_id in ids)
         for match, models in by_match.items():

@@ -11,6 +11,7 @@ from benchmark.report.rounding import count, with_half_width, without_spread
 from tests.benchmark.report.reading import (
     first_test_split,
     half_width,
+    match_of,
     mean_of,
     read_page,
     read_records,
@@ -241,8 +242,7 @@ def test_table_2():
     for study in TRANSLATED:
         page, records = read_page(study), read_records(study)
         for table in section(page, "comparison"):
-            match = table.title.rpartition(", equal ")[2] if ", equal " in table.title else ""
-            name = f"{study}, equal {match}" if match else study
+            name = f"{study}, equal {match_of(table)}" if match_of(table) else study
             for row, ids in zip(table.rows, table.runs, strict=True):
                 mine = [records[run_id] for run_id in ids]
                 split = first_test_split(mine[0])
