@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from benchmark.record import Record, TrainRecord
     from benchmark.report.layout import Table
     from benchmark.report.study_results import StudyResults
-    from benchmark.request import Cell, Request
+    from benchmark.request import Request
     from benchmark.store import StudyFolder
     from benchmark.study import Made
 
@@ -352,6 +352,7 @@ def _mirror(folder: StudyFolder, options: RunOptions) -> None:
 def _show_cells(request: Request, folder: StudyFolder, options: RunOptions, as_json: bool) -> None:
     from benchmark.engines.local import slots
     from benchmark.forecast import forecast, summary
+    from benchmark.request import settings_of
     from benchmark.study import known_runs
 
     plan = forecast(known_runs(request, folder), folder)
@@ -381,7 +382,7 @@ def _show_cells(request: Request, folder: StudyFolder, options: RunOptions, as_j
         for row, one in zip(rows, plan, strict=True)
     ]
     lines = [[str(row[name] if row[name] is not None else "-") for name in names] for row in shown]
-    settings = _settings([one.cell for one in plan])
+    settings = settings_of([one.cell for one in plan])
     _show_columns([["run", *names[1:], "settings"], *map(list.__add__, lines, ([one] for one in settings))])
     for line in summary(plan, side_by_side=len(slots(options))):
         say(line)
@@ -389,21 +390,6 @@ def _show_cells(request: Request, folder: StudyFolder, options: RunOptions, as_j
         say("and speeds, which are compared after the runs")
     if request.undecided:
         say(f"and {request.undecided} runs of the comparison, which follow from the search")
-
-
-def _settings(cells: Sequence[Cell]) -> list[str]:
-    """Of each cell, the fields that vary among those of its model and task, but for the seed."""
-    from benchmark.config import varying_fields
-
-    groups: dict[tuple[str, str], list[int]] = {}
-    for number, cell in enumerate(cells):
-        groups.setdefault((cell.model_preset, cell.task_preset), []).append(number)
-    texts = [""] * len(cells)
-    for numbers in groups.values():
-        documents = [{**cells[number].experiment.document(), "seed": None} for number in numbers]
-        for number, fields in zip(numbers, varying_fields(documents), strict=True):
-            texts[number] = " ".join(f"{name}={value}" for name, value in fields.items())
-    return texts
 
 
 def _show_columns(lines: list[list[str]]) -> None:

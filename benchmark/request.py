@@ -41,6 +41,7 @@ from benchmark.config import (
     shown,
     task_module,
     unknown_name,
+    varying_fields,
 )
 from benchmark.record import read_record
 from benchmark.search import Search, Space, search_from, trial_values
@@ -85,6 +86,23 @@ class Cell:
     """Its number, from 1, where the cell is a trial of the search."""
     stored: Mapping[str, Any] | None = None
     """What a frozen study says of it, where it comes from one: its choices are made."""
+
+
+def settings_of(cells: Sequence[Cell]) -> list[str]:
+    """Of each cell, in words, the fields that vary among those of its model, task and match, but its seed."""
+    alike: dict[tuple[str, str, str | None], dict[str, Experiment]] = {}
+    places = []
+    for cell in cells:
+        group = (cell.model_preset, cell.task_preset, cell.match)
+        experiment = replace(cell.experiment, seed=0)
+        places.append((group, experiment.canonical()))
+        alike.setdefault(group, {}).setdefault(places[-1][1], experiment)
+    texts = {}
+    for group, experiments in alike.items():
+        varying = varying_fields(one.document() for one in experiments.values())
+        for text, fields in zip(experiments, varying, strict=True):
+            texts[group, text] = " ".join(f"{name}={value}" for name, value in fields.items())
+    return [texts[place] for place in places]
 
 
 @dataclass(frozen=True, kw_only=True)

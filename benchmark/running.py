@@ -23,7 +23,7 @@ from benchmark.engines.local import (
 )
 from benchmark.forecast import Pace, duration
 from benchmark.record import TrainRecord, UntouchableRecord
-from benchmark.request import Chosen, Request
+from benchmark.request import Chosen, Request, settings_of
 from benchmark.search import best_trial
 from benchmark.store import StudyFolder
 from benchmark.study import (
@@ -144,7 +144,7 @@ class StudyRun:
             return
         gc.enable()  # the command has stopped it, for what it reads at once
         engine: Engine = LocalEngine(self._supervisor, self._folder, self.options)
-        lines, leased = _Lines(todo, self._say, len(slots(self.options))), []
+        lines, leased = _Lines(todo, cells, self._say, len(slots(self.options))), []
         for finished in engine.run(todo, lines.started):
             lines.finished(finished)
             record = finished.record
@@ -324,11 +324,17 @@ def _plan(folder: StudyFolder, made: Made, runs: int, todo: int) -> str:
 class _Lines:
     """The table that grows: a line when a run starts and one when it ends."""
 
-    def __init__(self, todo: Sequence[FrozenCell], say: Say, beside: int = 1) -> None:
-        """`beside` is how many run side by side."""
+    def __init__(
+        self, todo: Sequence[FrozenCell], every: Sequence[FrozenCell], say: Say, beside: int = 1
+    ) -> None:
+        """`every` cell there is tells what varies; `beside` is how many run side by side."""
         self._say, self._beside = say, beside
         self._numbers = {cell.run_id: number for number, cell in enumerate(todo, start=1)}
-        self._names = {cell.run_id: _name(cell) for cell in todo}
+        self._names = {
+            cell.run_id: _name(cell, settings)
+            for cell, settings in zip(every, settings_of(every), strict=True)
+            if cell.run_id in self._numbers
+        }
         self._width = max(map(len, self._names.values()))
         self._begin = time.perf_counter()
         self._left = {cell.run_id: cell for cell in todo}
@@ -363,8 +369,8 @@ class _Lines:
         return [f"about {duration(left / min(self._beside, len(self._left)))} left"]
 
 
-def _name(cell: FrozenCell) -> str:
-    parts = [cell.model_preset, cell.task_preset]
+def _name(cell: FrozenCell, settings: str) -> str:
+    parts = [cell.model_preset, cell.task_preset, *([settings] if settings else [])]
     if cell.match is not None:
         parts.append(f"equal {cell.match}")
     parts.append(f"seed {cell.experiment.seed}" if cell.trial is None else f"trial {cell.trial}")

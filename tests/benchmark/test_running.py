@@ -130,6 +130,20 @@ def test_what_is_missing_runs_and_nothing_twice(machine, folder):
     assert machine.said[0].endswith("s: 4 runs, 2 done, 2 to do; 2 of earlier requests are kept")
 
 
+def test_a_line_names_what_varies(machine, folder):
+    """Among the runs of one model, not what differs between models."""
+    own = {"lstm-small": {"training.learning_rate": 0.5, "model.dropout": [0.1, 0.2]}}
+    study = {**STUDY, "seed": 0, "per_model": own}
+    machine.ends["lstm-small"] = "failed"
+    start(machine, folder, study)
+    failed = [one for one in machine.said if "failed" in one]
+    assert [one.partition("  run ")[0].rstrip() for one in failed] == [
+        f"[{number}/3] lstm-small, reverse, model.dropout={dropout}, seed 0"
+        for number, dropout in ((2, 0.1), (3, 0.2))
+    ]
+    assert any(one.startswith("[1/3] transformer-small, reverse, seed 0 (run ") for one in machine.said)
+
+
 def test_speeds_are_of_one_device_whatever_a_run_takes(machine, folder):
     path = folder.results / "s.yaml"
     path.write_text(dump_yaml({**STUDY, "measure": ["speed"]}))
