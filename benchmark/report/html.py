@@ -225,7 +225,7 @@ def _claims(study: StudyResults) -> Section:
     section = Section(
         "claims",
         "Claims",
-        f"{count_of(ledger)}.",
+        f"{count_of(ledger)}. The edge of the former is double.",
     )
     section.items = [
         {"claim": claim, "finding": finding, "runs": _runs_by_study(study, finding.runs)}
