@@ -75,6 +75,7 @@ TABLE = (ATTENTION, RECURRENT, CONVOLUTION, RESTRICTED)
 
 
 def desiderata(facts: Facts) -> Finding:
+    """S4.1: contradicted where two rows of Table 1 grow alike in all that it lists."""
     found: dict[str, tuple[float, float, float]] = {}
     for subject in TABLE:
         found[subject] = _growth(facts, subject, DILATED if subject == CONVOLUTION else subject)
@@ -123,7 +124,7 @@ def _alike_beyond(facts: Facts, found: Mapping[str, tuple[float, ...]]) -> Itera
             continue
         for name in found:
             if name != subject and _alike({what: mine, name: found[name]}, what, name):
-                yield f"{what} grows as {name} does in all three"
+                yield f"{what} grows with n as {name} does, in all three"
 
 
 LAWS: Mapping[str, tuple[float, float]] = {
@@ -136,6 +137,7 @@ LAWS: Mapping[str, tuple[float, float]] = {
 
 
 def complexity(facts: Facts) -> Finding:
+    """S4.2: power laws through the operations that mix positions."""
     found, predicted, conditions = {}, {}, []
     in_all: dict[str, float] = {}
     for subject, (in_n, in_d) in LAWS.items():
@@ -210,6 +212,7 @@ def _equal_mixing(facts: Facts) -> float:
 
 
 def sequential(facts: Facts) -> Finding:
+    """S4.3: power laws through kernel depth; what is to be constant has to be equal at every length."""
     predicted = {ATTENTION: 0.0, RECURRENT: 1.0, CONVOLUTION: 0.0, RESTRICTED: 0.0}
     series = {name: facts.series("span", name, "kernel_depth", **FORWARD) for name in predicted}
     found = {name: exponent(one) for name, one in series.items()}
@@ -254,6 +257,7 @@ def sequential(facts: Facts) -> Finding:
 
 
 def paths(facts: Facts) -> Finding:
+    """S4.4: hops at every length, and no connection where there must be none."""
     hops = {name: facts.series("path", name, "hops") for name in (ATTENTION, RECURRENT, RESTRICTED, DILATED)}
     wanted = {
         ATTENTION: lambda n: 1,
@@ -331,6 +335,7 @@ def _log(n: float, base: int) -> int:
 
 
 def short_sentences(facts: Facts) -> Finding:
+    """S4.7: the share of training sentences that are shorter than the width of the paper's base model."""
     subject = next(iter(facts.subjects("lengths")), "multi30k-en-de")
     rows = facts.rows("lengths", subject, "sentences")
     total = sum(row.value for row in rows)
@@ -354,6 +359,7 @@ def short_sentences(facts: Facts) -> Finding:
 
 
 def restricted(facts: Facts) -> Finding:
+    """S4.8: linear growth, and less time than full attention at the longest length that was timed."""
     widest = widest_of(facts, RESTRICTED)
     found = {
         "operations in n": exponent(facts.series("complexity", RESTRICTED, "mixing_operations", d=widest)),
@@ -430,6 +436,7 @@ def _of_connecting_stacks(facts: Facts) -> list[str]:
 
 
 def layers_needed(facts: Facts) -> Finding:
+    """S4.9: the smallest stack that connects all positions."""
     contiguous = facts.series("path", CONVOLUTION, "layers")
     dilated = facts.series("path", DILATED, "layers")
     wrong = [n for n, layers in contiguous.items() if layers != math.ceil((n - 1) / (KERNEL - 1))]
@@ -454,6 +461,7 @@ def _by_constants(shares: Sequence[float]) -> Word:
 
 
 def k_times_dearer(facts: Facts) -> Finding:
+    """S4.10: operations of a convolution against those of a recurrence, by constants."""
     ratios: dict[int, list[float]] = {}
     whole: dict[int, list[float]] = {}
     for kernel in (3, 5, 9):
@@ -498,6 +506,7 @@ def k_times_dearer(facts: Facts) -> Finding:
 
 
 def separable(facts: Facts) -> Finding:
+    """S4.11: counted operations against the formula."""
     off = []
     for kernel in (3, 9):
         for (n, d), value in points_of(facts, f"separable convolution, k = {kernel}", "operations").items():
@@ -510,6 +519,7 @@ def separable(facts: Facts) -> Finding:
 
 
 def same_terms(facts: Facts) -> Finding:
+    """S4.12: both costs as a n^2 d + b n d^2, by least squares."""
     separable = points_of(facts, FULL_SEPARABLE, "operations")
     attention = points_of(facts, ATTENTION, "mixing_operations")
     both = {(n, d): attention[n, d] + 16 * n * d**2 for n, d in separable}
@@ -537,6 +547,7 @@ def same_terms(facts: Facts) -> Finding:
 
 
 def in_order(facts: Facts) -> Finding:
+    """I.1: ideal depth of a recurrence, of at least n."""
     depth = facts.series("span", RECURRENT, "ideal_depth", **FORWARD)
     kernel = facts.series("span", RECURRENT, "kernel_depth", **FORWARD)
     holds = all(value >= n for n, value in depth.items())
@@ -550,6 +561,7 @@ def in_order(facts: Facts) -> Finding:
 
 
 def neighbourhood(facts: Facts) -> Finding:
+    """I.3: what one convolution and an encoder of ConvS2S connect."""
     layers = facts.series("path", CONVOLUTION, "layers")
     connects = facts.series("path", "convs2s", "connects", part="encoder")
     alone = [n for n, needed in layers.items() if needed == 1]
@@ -565,6 +577,7 @@ def neighbourhood(facts: Facts) -> Finding:
 
 
 def at_once(facts: Facts) -> Finding:
+    """I.4: what one layer of self-attention connects."""
     hops = facts.series("path", ATTENTION, "hops")
     layers = facts.series("path", ATTENTION, "layers")
     holds = set(hops.values()) == {1.0} and set(layers.values()) == {1.0}
@@ -576,6 +589,7 @@ def at_once(facts: Facts) -> Finding:
 
 
 def parallel_training(facts: Facts) -> Finding:
+    """I.5: depth of a whole model under teacher forcing, over lengths."""
     predicted = {"transformer": 0.0, "lstm": 1.0}
     series = {
         name: facts.series("span", name, "kernel_depth", **{"pass": f"teacher forcing, {BOTH['pass']}"})

@@ -325,19 +325,23 @@ def two_terms(points: Mapping[tuple[float, float], float]) -> tuple[float, float
 
 
 def points_of(facts: Facts, subject: str, quantity: str) -> dict[tuple[float, float], float]:
+    """By length n and width d."""
     return {
         (number(row, "n"), number(row, "d")): row.value for row in facts.rows("complexity", subject, quantity)
     }
 
 
 def widest_of(facts: Facts, subject: str) -> float:
+    """The largest width at which operations were counted."""
     return max(number(row, "d") for row in facts.rows("complexity", subject, "operations"))
 
 
 def longest_of(facts: Facts, subject: str) -> float:
+    """The largest length at which operations were counted."""
     return max(number(row, "n") for row in facts.rows("complexity", subject, "operations"))
 
 
 def interval_text(value: Interval) -> str:
+    """With half its width."""
     half = (value.high - value.low) / 2
     return with_half_width(value.value, half)

@@ -33,6 +33,7 @@ from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, b
 
 
 def faster_when_short(facts: Facts) -> Finding:
+    """S4.6: time of self-attention against that of a fused LSTM wherever n < d was timed."""
     rows = facts.seconds(ATTENTION, full=True, **BOTH)
     below = [row for row in rows if number(row, "n") < number(row, "d")]
     if not below:
@@ -154,6 +155,7 @@ def crossings(facts: Facts, other: str, *, full: bool = True) -> dict[float, Cro
 
 
 def by_width(found: Mapping[float, Crossover]) -> str:
+    """In words, for a line of a claim."""
     return ", ".join(f"d = {width:,.0f}: {crossing.words}" for width, crossing in found.items())
 
 
@@ -164,5 +166,6 @@ def noise_at(facts: Facts, row: Row) -> float:
 
 
 def same_point(facts: Facts, layer: str, row: Row) -> Row:
+    """Seconds of another layer where and how a row's layer was timed."""
     where = {name: row.conditions[name] for name in ("n", "d", "batch", "pass")}
     return facts.seconds(layer, **where)[0]

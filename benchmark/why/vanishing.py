@@ -12,6 +12,7 @@ from benchmark.why.finding import CONTRADICTED, SUPPORTED, UNDECIDED, Finding, b
 
 
 def vanishing(facts: Facts) -> Finding:
+    """I.2: the law by which gradients decay in an LSTM before training, at every length and position."""
     rows = facts.rows("signal", RECURRENT, "rate")
     vanishing = all(row.conditions["decay"] == "exponential" and _end(row.high) < 0 for row in rows)
     flat = all(row.conditions["decay"] == "none" for row in rows)

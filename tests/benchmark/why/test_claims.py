@@ -256,8 +256,8 @@ def test_no_length_is_long_where_time_does_not_grow():
 def test_what_else_tells_layers_apart_is_said():
     assert finding("S4.1", records()).conditions[:-1] == (
         "sequential operations and longest path alone tell these layers apart, too",
-        "contiguous convolution, k = 3 grows as restricted self-attention, r = 8 does in all three",
-        "separable convolution, k = 3 grows as restricted self-attention, r = 8 does in all three",
+        "contiguous convolution, k = 3 grows with n as restricted self-attention, r = 8 does, in all three",
+        "separable convolution, k = 3 grows with n as restricted self-attention, r = 8 does, in all three",
     )
 
 
