@@ -19,6 +19,8 @@ QUANTITIES = {
     "seconds": "seconds of training",
 }
 """By match: what it holds equal."""
+FURTHER = {"tokens": "target tokens of training"}
+"""What no match holds equal, and a reader asks for."""
 
 
 def quantity(records: Iterable[TrainRecord], match: str) -> float | None:
@@ -32,6 +34,8 @@ def _value(record: TrainRecord, match: str) -> float | None:
         return record.body_parameters
     if match == "seconds":
         return record.train_seconds
+    if match == "tokens":
+        return record.train_target_tokens
     if record.operations_per_step is None or record.steps is None:
         return None
     return record.operations_per_step * record.steps
@@ -80,16 +84,10 @@ def _reference(cell: Cell, group: Group) -> Cell | None:
     return None
 
 
-def held_equal(group: Group) -> str:
-    """In a phrase: what is matched, and which models' rows break it."""
-    match = group.conditions.match
-    held = f"{QUANTITIES[match]} alone" if match else "nothing beyond the budget"
-    broken = dict.fromkeys(cell.model for cell in group.cells if cell.invalid)
-    return f"held equal: {held}" + (f"; broken by {', '.join(broken)}" if broken else "")
-
-
 def match_lines(group: Group) -> list[str]:
-    """For the heading of a table: what is matched, how well, and how far the rest lies apart."""
+    """For the heading of a table: what is held equal and how well, what else is equal, and how far the rest
+    lies apart; nothing where no two models are compared.
+    """
     match = group.conditions.match
     pairs = [
         (cell, reference)
@@ -99,23 +97,50 @@ def match_lines(group: Group) -> list[str]:
     if not match:
         leader = next(iter(group.comparable), None)
         pairs = [(cell, leader) for cell in group.comparable if leader and cell.model != leader.model]
+    broken = dict.fromkeys(cell.model for cell in group.cells if cell.invalid)
+    by_whom = f"; broken by {', '.join(broken)}" if broken else ""
     if not pairs:
-        return []
+        return [f"held equal: {QUANTITIES[match]}{by_whom}"] if match else []
     first, is_over_devices = pairs[0][1].model, pairs[0][1].is_over_devices
-    held, rest = "nothing beyond the budget", []
-    for name, words in QUANTITIES.items():
+    by = match or _equal_by_budget(pairs)
+    held = {"": "nothing, nor the number of steps", "steps": "the number of steps"}.get(by, "")
+    also, rest = [], []
+    for name, words in (QUANTITIES | FURTHER).items():
+        if name == "seconds" and is_over_devices and by != name:
+            continue  # they belong to one device
         ratios = [ratio for cell, reference in pairs if (ratio := _ratio(cell, reference, name)) is not None]
         times = f"({_span(ratios, '.2f')} times those of {first})" if ratios else "not known"
-        if name == "seconds" and is_over_devices:
-            times = ""  # they belong to one device
-        if name == "seconds" == match:
-            timed = [ratio for cell, _ in pairs if (ratio := _timed_ratio(cell)) is not None]
-            held = f"{words}, as timed {_share_off(timed, first)}" + (f"; as run {times}" if times else "")
-        elif name == match:
+        if name == "seconds" == by:
+            held = f"{words}, as timed {_share_off(_timed(pairs), first)}"
+            held += "" if is_over_devices else f"; as run {times}"
+        elif name == by:
             held = f"{words} {_share_off(ratios, first)}"
-        elif times:
+        elif ratios and max(abs(ratio - 1) for ratio in ratios) <= TOLERANCE:
+            also.append(f"{words} {_share_off(ratios, first)}")
+        elif ratios or name in QUANTITIES:
             rest.append(f"{words} {times}")
-    return [f"held equal: {held}", f"not held equal: {'; '.join(rest)}"]
+    held += by_whom
+    also_equal = [f"also equal within {TOLERANCE:.0%}: {'; '.join(also)}"] if also else []
+    return [f"held equal: {held}", *also_equal, *([f"not held equal: {'; '.join(rest)}"] if rest else [])]
+
+
+def _equal_by_budget(pairs: Sequence[tuple[Cell, Cell]]) -> str:
+    """What the budget of a study without a match has made equal; empty for nothing."""
+    if all(cell.median("steps") == leader.median("steps") for cell, leader in pairs):
+        return "steps"
+    timed = _timed(pairs)
+    are_equal = len(timed) == len(pairs) and max(abs(ratio - 1) for ratio in timed) <= TOLERANCE
+    return "seconds" if are_equal else ""
+
+
+def _timed(pairs: Sequence[tuple[Cell, Cell]]) -> list[float]:
+    """Seconds against those of what a row is compared to, both as timed when the study was made."""
+    ratios = []
+    for cell, reference in pairs:
+        mine, theirs = timed_seconds(cell), cell.held or timed_seconds(reference)
+        if mine is not None and theirs:
+            ratios.append(mine / theirs)
+    return ratios
 
 
 def _share_off(ratios: Sequence[float], first: str) -> str:

@@ -65,7 +65,7 @@ class Matched(NamedTuple):
     held: float | None = None
     """How much its reference has of what is held equal; None for the reference."""
     seconds_per_step: float | None = None
-    """As timed when the study was made, where seconds are matched."""
+    """As timed when the study was made, where seconds are matched or are the budget."""
 
 
 Matches = Mapping[str, Mapping[str, Matched]]

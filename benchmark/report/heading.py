@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from benchmark.record import TrainRecord
-from benchmark.report.budgets import held_equal
+from benchmark.report.budgets import match_lines
 from benchmark.report.rounding import count
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def group_heading(group: Group) -> list[str]:
     """Of the runs of a comparison."""
-    return [*runs_heading(group.records), held_equal(group)]
+    return [*runs_heading(group.records), *match_lines(group)]
 
 
 def runs_heading(records: Iterable[TrainRecord]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from benchmark.report.budgets import held_equal, matched_by_data
+from benchmark.report.budgets import match_lines, matched_by_data
 from benchmark.report.comparison import Group
 from benchmark.report.heading import group_heading, runs_heading
 from benchmark.report.layout import NOT_MEASURED, Column, Place, Table
@@ -99,7 +99,7 @@ def _rankings(every: Sequence[Group]) -> list[Table]:
                 title=f"{every[0].conditions.task}: ranking by {score_name(split, metric)}",
                 heading=[
                     *runs_heading(record for group in every for record in group.records),
-                    *map(held_equal, every),
+                    *(_held(group) for group in every),
                 ],
                 columns=[
                     Column(title=("model",), is_text=True),
@@ -118,6 +118,11 @@ def _rankings(every: Sequence[Group]) -> list[Table]:
             )
         )
     return tables
+
+
+def _held(group: Group) -> str:
+    lines = "; ".join(match_lines(group)).removeprefix("held equal: ")
+    return f"equal {group.conditions.match}: {lines}"
 
 
 def _placed(group: Group, split: str, metric: str) -> dict[str, tuple[int, str]]:

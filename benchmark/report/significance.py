@@ -17,12 +17,13 @@ from typing import Any
 from benchmark.measure.significance import (
     EXACT_SEEDS,
     LEVEL,
+    SAMPLED_FLIPS,
     PairedComparison,
     compare_pairs,
     seeds_to_decide,
 )
 from benchmark.report.comparison import Cell, Group
-from benchmark.report.heading import group_heading
+from benchmark.report.heading import group_heading, plural
 from benchmark.report.layout import NOT_MEASURED, Column, Table, metric_title
 from benchmark.report.rounding import count, mean_text, without_spread
 from tasks import VALIDATION
@@ -38,7 +39,6 @@ class Pair:
     first: Cell
     second: Cell
     seeds: tuple[int, ...]
-    """Those that are compared: all, or the first of them where there are more than can be tested."""
     comparison: PairedComparison | None
     """None without a common seed."""
 
@@ -124,10 +124,11 @@ def undecided_because(group: Group) -> str:
         return reason
     every = [_pairs(group, split, metric) for split, metric in _tested(group)]
     needed = min(seeds_to_decide(sum(bool(pair.seeds) for pair in pairs)) for pairs in every)
-    seeds = max(len(pair.seeds) for pairs in every for pair in pairs)
-    if seeds >= needed:
+    counts = sorted(len(pair.seeds) for pairs in every for pair in pairs)
+    if counts[-1] >= needed:
         return ""
-    return f"there {'is 1 seed' if seeds == 1 else f'are {seeds} seeds'} in common, and it takes {needed}"
+    few = f"{counts[0]} to {counts[-1]} seeds" if counts[0] < counts[-1] else plural(counts[-1], "seed")
+    return f"there {'is' if counts == [1] * len(counts) else 'are'} {few} in common, and it takes {needed}"
 
 
 def _tested(group: Group) -> list[tuple[str, str]]:
@@ -141,7 +142,7 @@ def _pairs(group: Group, split: str, metric: str) -> list[Pair]:
         Pair(
             first=first,
             second=second,
-            seeds=tuple(sorted(seeds[first] & seeds[second])[:EXACT_SEEDS]),
+            seeds=tuple(sorted(seeds[first] & seeds[second])),
             comparison=None,
         )
         for first, second in itertools.combinations(group.comparable, 2)
@@ -178,8 +179,10 @@ def significance_tables(every: Sequence[Group], titles: Sequence[str]) -> list[T
 def _table(group: Group, every: Sequence[Family], title: str) -> Table:
     pairs = [(family, pair) for family in every for pair in family.pairs]
     remarks = []
-    if any(len(pair.seeds) == EXACT_SEEDS for _, pair in pairs):
-        remarks.append(f"at most the first {EXACT_SEEDS} seeds in common are compared")
+    if any(len(pair.seeds) > EXACT_SEEDS for _, pair in pairs):
+        remarks.append(
+            f"of more than {EXACT_SEEDS} seeds in common, {SAMPLED_FLIPS:,} flips of signs are drawn"
+        )
     return Table(
         title=title,
         heading=[
@@ -214,12 +217,14 @@ _COLUMNS = [
     Column(
         title=("first less", "second"),
         note="First less second: mean over seeds ± half its 95 % t-interval, which is for other seeds on the "
-        "same sentences.",
+        "same sentences. It takes differences to be normal and is not adjusted for the pairs: away from 0 is "
+        "no verdict, which the test gives, that takes them to be symmetric alone.",
     ),
-    Column(title=("p",), note="p: of the exact two-sided sign-flip test over the paired seeds."),
+    Column(title=("p",), note="p: of the two-sided sign-flip test over the paired seeds."),
     Column(
         title=("p after", "Holm"),
-        note="p after Holm: adjusted for the pairs of one score; not for there being several scores.",
+        note="p after Holm: adjusted for the pairs of one score; not for there being several scores, nor for "
+        "several things held equal.",
     ),
     Column(
         title=("these seeds say",),
@@ -229,12 +234,14 @@ _COLUMNS = [
     ),
     Column(
         title=("probability", "of first", "higher"),
-        note="Probability: that the first is higher with a new seed, ties half; exact 95 % interval.",
+        note="Probability: that the first is higher with a new seed with which both end, ties half; exact "
+        "95 % interval. It counts who won, not by how much.",
     ),
     Column(
         title=("detectable", "difference"),
         note="Detectable difference: the true one that this test calls significant four times out of five, "
-        "as the clearest of the pairs, with as many seeds of this spread; none where so few decide nothing.",
+        "as the clearest of the pairs, with as many seeds of this spread, itself estimated; none where so "
+        "few decide nothing. No threshold: a smaller one that was found can be significant.",
     ),
     Column(
         title=("seeds", "needed"),

@@ -90,8 +90,8 @@ def load_study(
     trials = dict.fromkeys(cell.run_id for cell in cells if cell.trial is not None)
     matches: dict[str, dict[str, Matched]] = {}
     for cell in cells:
-        if cell.match is not None:
-            matches.setdefault(cell.run_id, {})[cell.match] = cell.matched
+        if cell.match is not None or (cell.trial is None and cell.matched.seconds_per_step is not None):
+            matches.setdefault(cell.run_id, {})[cell.match or ""] = cell.matched
     # A study of speeds alone has cells that nobody is to train.
     asked = cells if "train" in (document.get("measure") or ["train"]) else []
     chosen = document.get("chosen")
@@ -171,7 +171,7 @@ def _cells(document: Mapping[str, Any]) -> list[_Cell]:
                     seed=experiment.get("seed"),
                     match=match if isinstance(match, str) else None,
                     matched=Matched(
-                        _number(cell.get("held")), _number(timed) if match == "seconds" else None
+                        _number(cell.get("held")), _number(timed) if match in (None, "seconds") else None
                     ),
                     trial=trial if isinstance(trial, int) else None,
                 )

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from benchmark.measure.significance import EXACT_SEEDS, PairedComparison, compare_pairs, summarise
+from benchmark.measure.significance import PairedComparison, compare_pairs, summarise
 from benchmark.record import SpeedRecord, SpeedRow, TrainRecord
 from benchmark.report.budgets import quantity
 from benchmark.report.comparison import Cell, Group, groups
@@ -489,7 +489,7 @@ def _compared(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) 
     """Over the seeds that both of a pair have; Missing where they have none."""
     values = []
     for first, second in pairs:
-        seeds = sorted(first.keys() & second.keys())[:EXACT_SEEDS]
+        seeds = sorted(first.keys() & second.keys())
         if not seeds:
             raise Missing("no seed was trained for both of what is compared")
         values.append(([first[seed] for seed in seeds], [second[seed] for seed in seeds]))

@@ -118,8 +118,9 @@ def test_equal_seconds_are_those_that_were_timed_and_the_day_s_stand_beside_them
     )
     text = terminal_table(study, width=250)
     assert held in text
-    (rest,) = (line for line in text.splitlines() if line.startswith("not held equal: "))
-    assert "seconds" not in rest
+    (also,) = {line for line in text.splitlines() if line.startswith("also equal within 2%: ")}
+    assert also.startswith("also equal within 2%: body parameters (") and "seconds" not in also
+    assert "\nnot held equal: operations of training" in text and "not held equal: seconds" not in text
     names = ("timed_seconds_of_training", "seconds_of_training")
     found = {
         row["model"]: tuple(row[f"{name}{end}"] for name in names for end in ("", "_ratio_to_reference"))
@@ -142,6 +143,34 @@ def test_a_row_whose_timed_seconds_are_not_the_reference_s_breaks_its_match(in_s
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("timed", "held"),
+    [
+        (
+            (0.1, 0.05),
+            "seconds of training, as timed (+0.5% against transformer-small); as run (1.00 times those of "
+            "transformer-small)",
+        ),
+        ((0.1, 0.1), "nothing, nor the number of steps"),
+        ((0.1, None), "nothing, nor the number of steps"),
+        ((None, None), "nothing, nor the number of steps"),
+    ],
+)
+def test_without_a_match_the_budget_is_what_is_held_equal(study_folder, timed, held):
+    """Steps, or seconds as timed: those are in `study.yaml`."""
+    made = [
+        one(0, "transformer-small", 30.0, steps=400),
+        one(1, "lstm-small", 29.0, steps=804),
+    ]
+    cells = [
+        cell(record, **({} if seconds is None else {"seconds_per_step": seconds}))
+        for record, seconds in zip(made, timed, strict=True)
+    ]
+    study = load_study(study_folder(*made, cells=cells))
+    study = dataclasses.replace(study, model_order=("transformer-small", "lstm-small"))
+    assert f"\nheld equal: {held}\n" in terminal_table(study, width=250)
+
+
 def test_without_a_match_it_says_how_far_the_models_lie_apart(study_folder):
     folder = study_folder(
         one(0, "transformer-small", 30.0),
@@ -150,7 +179,7 @@ def test_without_a_match_it_says_how_far_the_models_lie_apart(study_folder):
     )
     study = load_study(folder)
     study = dataclasses.replace(study, model_order=("transformer-small", "lstm-small", "convs2s-small"))
-    held = "held equal: nothing beyond the budget"
+    held = "held equal: the number of steps"
     rest = (
         "not held equal: body parameters (0.90 to 1.20 times those of transformer-small); operations of "
         "training (2.00 times those of transformer-small); seconds of training (1.20 to 1.50 times those of "

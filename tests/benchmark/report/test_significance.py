@@ -151,15 +151,16 @@ def test_a_search_is_no_family():
     assert "11 rows make 55 pairs, and up to 45 are tested" in " ".join(terminal_table(study(every)).split())
 
 
-def test_more_seeds_than_can_be_enumerated_are_cut_off_and_that_is_said():
+def test_of_more_seeds_than_can_be_enumerated_flips_are_drawn_and_that_is_said():
     every = [
         train_record(f"{m:x}" * 8 + f"{seed:08x}", model, seed=seed,
                      scores=scores({("test", "bleu"): 30.0 + m + NOISE[(seed + m) % 10]}))
         for m, model in enumerate(MODELS[:2]) for seed in range(23)
     ]  # fmt: skip
     (row,) = significance_rows(groups(every))
-    assert row["number_of_seeds"] == 20
-    assert "at most the first 20 seeds in common are compared" in terminal_table(study(every))
+    assert row["number_of_seeds"] == 23
+    said = "of more than 20 seeds in common, 100,000 flips of signs are drawn"
+    assert said in terminal_table(study(every))
 
 
 def test_families_do_not_cross_the_borders_of_tables():
