@@ -61,9 +61,12 @@ class Table:
     last_notes: list[str] = field(default_factory=list)
     """What is to be explained and belongs to no column."""
     best: frozenset[Place] = frozenset()
-    """Row and column of the highest mean of each column whose differences are tested."""
+    """Row and column of the highest mean of each column whose differences are tested, or of what `marks`
+    says.
+    """
     level: frozenset[Place] = frozenset()
     """Of what the seeds do not tell from that."""
+    marks: str = "the highest mean"
     runs: Sequence[Sequence[tuple[str, str]]] = ()
     """For each row, the runs behind it: what a reader calls them, and their ids."""
     records: Sequence[str] = ()
@@ -73,6 +76,16 @@ class Table:
     def notes(self) -> list[str]:
         """Those of the columns, each once, and the last ones."""
         return [*dict.fromkeys(column.note for column in self.columns if column.note), *self.last_notes]
+
+
+def _marks_told(table: Table, best: str, level: str) -> list[str]:
+    """What the two marks of a form mean."""
+    if not table.best:
+        return []
+    return [
+        f"{best}: {table.marks}"
+        + (f"; {level}: what these seeds do not tell from it." if table.level else ".")
+    ]
 
 
 def terminal_lines(table: Table, width: int) -> list[str]:
@@ -90,7 +103,7 @@ def terminal_lines(table: Table, width: int) -> list[str]:
     if table.remarks:
         lines += ["", *map(for_terminal, table.remarks)]
     lines.append("")
-    for note in table.notes:
+    for note in [*table.notes, *_marks_told(table, "*", "≈")]:
         lines += textwrap.wrap(for_terminal(note), width, subsequent_indent="  ")
     return lines
 
@@ -112,8 +125,7 @@ def markdown_lines(table: Table) -> list[str]:
         return ["", *(f"- {for_markdown(text)}" for text in texts)] if texts else []
 
     notes = table.notes
-    if table.best:
-        notes.append("Bold: the highest mean; italic: what these seeds do not tell from it.")
+    notes += _marks_told(table, "Bold", "italic")
     return [
         f"## {for_markdown(table.title)}",
         *items(table.heading),
@@ -167,8 +179,7 @@ def latex_lines(table: Table) -> list[str]:
     is_wide = bool(shares) or _characters(table) > CHARACTERS_OF_A_COLUMN
     float_name = "table*" if is_wide else "table"
     notes = [*table.heading, *table.remarks, *table.notes]
-    if table.best:
-        notes.append("Bold: the highest mean; underlined: what these seeds do not tell from it.")
+    notes += _marks_told(table, "Bold", "underlined")
     columns = "".join(map(width, range(len(table.columns))))
     parts = _pages(table, shares)
     lines = []
@@ -278,6 +289,12 @@ def _padded(table: Table, index: int, height: int) -> list[str]:
     title = [for_terminal(line) for line in column.title]
     title = [""] * (height - len(title)) + title
     cells = [for_terminal(row[index]) for row in table.rows]
+    marks = [
+        "*" if (row, index) in table.best else "≈" if (row, index) in table.level else " "
+        for row in range(len(cells))
+    ]
+    if set(marks) - {" "}:
+        cells = [f"{cell} {mark}" for cell, mark in zip(cells, marks, strict=True)]
     width = max(map(_width, (*title, *cells)))
 
     def pad(text: str) -> str:
