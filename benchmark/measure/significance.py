@@ -206,7 +206,7 @@ class PairedComparison:
     half_width: float | None
     """Of the t-interval of the differences; None with one seed."""
     p: float
-    """Of the exact sign-flip test, as it is."""
+    """Of the sign-flip test, as it is."""
     p_adjusted: float
     """After Holm's correction for the family; equal to `p` in a family of one."""
     family: int

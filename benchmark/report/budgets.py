@@ -47,10 +47,11 @@ def timed_seconds(cell: Cell) -> float | None:
     return None if steps is None or cell.seconds_per_step is None else steps * cell.seconds_per_step
 
 
-def _timed_ratio(cell: Cell) -> float | None:
-    """To what the reference had when this row was timed; 1 for the reference itself."""
+def _timed_ratio(cell: Cell, reference: Cell | None) -> float | None:
+    """To what the study holds equal, or else to what the reference had when it was timed."""
     mine = timed_seconds(cell)
-    return None if mine is None else mine / (cell.held or mine)
+    theirs = cell.held or (None if reference is None else timed_seconds(reference))
+    return mine / theirs if mine is not None and theirs else None
 
 
 def broken_match(cell: Cell, match: str, group: Group) -> str:
@@ -62,7 +63,7 @@ def broken_match(cell: Cell, match: str, group: Group) -> str:
     if not match or cell.held is None or not cell.done:
         return ""
     if match == "seconds":
-        ratio = _timed_ratio(cell)
+        ratio = _timed_ratio(cell, None)
     else:
         mine, reference = quantity(cell.done, match), _reference(cell, group)
         theirs = None if reference is None else quantity(reference.done, match)
@@ -134,13 +135,8 @@ def _equal_by_budget(pairs: Sequence[tuple[Cell, Cell]]) -> str:
 
 
 def _timed(pairs: Sequence[tuple[Cell, Cell]]) -> list[float]:
-    """Seconds against those of what a row is compared to, both as timed when the study was made."""
-    ratios = []
-    for cell, reference in pairs:
-        mine, theirs = timed_seconds(cell), cell.held or timed_seconds(reference)
-        if mine is not None and theirs:
-            ratios.append(mine / theirs)
-    return ratios
+    """Of the pairs that were timed."""
+    return [ratio for pair in pairs if (ratio := _timed_ratio(*pair)) is not None]
 
 
 def _share_off(ratios: Sequence[float], first: str) -> str:
@@ -189,7 +185,7 @@ def budget_rows(every: Sequence[Group]) -> list[dict[str, Any]]:
                 row[column] = quantity(cell.done, name)
                 row[f"{column}_ratio_to_reference"] = _ratio(cell, reference, name)
             row["timed_seconds_of_training"] = timed_seconds(cell)
-            row["timed_seconds_of_training_ratio_to_reference"] = _timed_ratio(cell)
+            row["timed_seconds_of_training_ratio_to_reference"] = _timed_ratio(cell, reference)
             row["invalid"] = cell.invalid or None
             rows.append(row)
     return rows

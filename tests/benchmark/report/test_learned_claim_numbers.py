@@ -19,6 +19,7 @@ from tests.benchmark.report.reading import (
     section,
 )
 from tests.benchmark.report.test_chart_numbers import WHY, measured
+from tests.benchmark.report.test_page_numbers import holm, sign_flip_p
 from tests.benchmark.report.test_why_page_numbers import TRANSLATED
 
 TASKS = ("recall", "agreement")
@@ -58,27 +59,14 @@ def over_seeds(values):
     return mean_of([values[seed] for seed in sorted(values)])
 
 
-def sign_flips(differences):
-    """The two-sided p of an exact sign-flip test, and the sign of the mean."""
-    total = abs(sum(differences))
-    flipped = [
-        abs(sum(sign * one for sign, one in zip(signs, differences, strict=True)))
-        for signs in itertools.product((-1, 1), repeat=len(differences))
-    ]
-    return sum(one >= total - 1e-9 for one in flipped) / len(flipped), sum(differences)
-
-
 def told_apart(pairs, words):
     """In words for each pair of values by seed, after Holm's correction over the pairs."""
-    found = [sign_flips([one[seed] - other[seed] for seed in sorted(one)]) for one, other in pairs]
-    adjusted, most = {}, 0.0
-    for place, number in enumerate(sorted(range(len(found)), key=lambda one: found[one][0])):
-        most = max(most, found[number][0] * (len(found) - place))
-        adjusted[number] = most
-    seeds = len(pairs[0][0])
+    differences = [[one[seed] - other[seed] for seed in sorted(one)] for one, other in pairs]
+    p_values = [sign_flip_p(mine) for mine in differences]
+    adjusted, seeds = holm(p_values), len(differences[0])
     return [
-        words[total < 0] if adjusted[number] <= 0.05 else f"not distinguishable with {seeds} seeds"
-        for number, (_, total) in enumerate(found)
+        words[sum(mine) < 0] if adjusted[p] <= 0.05 else f"not distinguishable with {seeds} seeds"
+        for mine, p in zip(differences, p_values, strict=True)
     ]
 
 
